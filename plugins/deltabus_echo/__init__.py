@@ -1,0 +1,1 @@
+"""A provider that needs no server: deterministic, offline, scripted by the request."""

@@ -1,0 +1,1 @@
+"""deltabus: a message bus for language-model work."""

@@ -1,0 +1,56 @@
+"""Every Redis key and channel of deltabus: its name, its type, how long it lives.
+
+The hash tag `{task}` keeps the keys of one task in one cluster slot. RQ's own keys
+(`rq:job:<id>`, `rq:queue:<name>`, …) are RQ's business and stay under RQ's prefix.
+
+| name                         | type    | lives                                                     |
+| ---------------------------- | ------- | --------------------------------------------------------- |
+| `deltabus:{<task>}:log`      | stream  | renewed while the task runs, `result_ttl` after the seal  |
+| `deltabus:{<task>}:cancel`   | string  | `CANCEL_TTL`, deleted by the seal                         |
+| `deltabus:{<task>}:events`   | channel | -                                                         |
+| `deltabus:cancel`            | channel | task ids whose cancel key has just been set               |
+| `deltabus:results:<queue>`   | channel | every terminal event of the queue's tasks                 |
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+#: Prefix of every key and channel that is ours.
+PREFIX: Final = "deltabus"
+
+#: The id of a log's terminal entry: the largest integer that every language's JSON numbers hold.
+SEAL: Final = "9007199254740991-0"
+
+#: Field of a log entry that holds the event's JSON: the very bytes that are published.
+EVENT_FIELD: Final = "event"
+
+#: Channel on which a cancel is announced; the message is the task id.
+CANCEL_CHANNEL: Final = f"{PREFIX}:cancel"
+
+#: Seconds for which a cancel that nobody has acted upon is remembered.
+CANCEL_TTL: Final = 24 * 3600
+
+#: RQ's own rule for job ids (rq.job.JOB_ID_PATTERN), with a length limit of ours.
+TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def log(task: str) -> str:
+    """Stream of the task's events."""
+    return f"{PREFIX}:{{{task}}}:log"
+
+
+def cancel(task: str) -> str:
+    """Stored intent to cancel; its value is the reason, perhaps empty."""
+    return f"{PREFIX}:{{{task}}}:cancel"
+
+
+def events(task: str) -> str:
+    """Channel that carries the log's entries as they are appended."""
+    return f"{PREFIX}:{{{task}}}:events"
+
+
+def results(queue: str) -> str:
+    """Channel that carries every terminal event of tasks from this queue."""
+    return f"{PREFIX}:results:{queue}"

@@ -1,0 +1,199 @@
+"""The seam between deltabus and a provider plugin: the only module of core that a plugin imports.
+
+A plugin is one class. Register it by entry point and it is there; no other list exists::
+
+    [project.entry-points."deltabus.providers"]
+    acme = "deltabus_acme:AcmeProvider"
+
+    # deltabus.toml
+    [providers.acme-eu]
+    plugin = "acme"
+    base_url = "https://eu.acme.example"
+
+One instance serves one configured provider in one process, for hundreds of requests at once, on one
+asyncio loop. There is one colour: async.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from deltabus.errors import (
+    Authentication,
+    ConfigError,
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    Permission,
+    ProviderProtocol,
+    ProviderTimeout,
+    ProviderUnavailable,
+    QuotaExhausted,
+    RateLimited,
+    StreamTruncated,
+    TaskError,
+    Unsupported,
+)
+
+__all__ = [
+    "Authentication",
+    "Capabilities",
+    "ChatRequest",
+    "Chunk",
+    "Completion",
+    "ConfigError",
+    "DeadlineExceeded",
+    "Health",
+    "Internal",
+    "InvalidRequest",
+    "NotFound",
+    "PayloadTooLarge",
+    "Permission",
+    "Provider",
+    "ProviderProtocol",
+    "ProviderTimeout",
+    "ProviderUnavailable",
+    "QuotaExhausted",
+    "RateLimited",
+    "StreamTruncated",
+    "TaskError",
+    "Unsupported",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a provider can do, as data: the rules of a chat request ask here, never for a name."""
+
+    #: Answers can be streamed.
+    streaming: bool = True
+    tools: bool = True
+    logprobs: bool = True
+    #: Largest `n`; None means that the provider's own limit decides.
+    max_n: int | None = 128
+    #: `messages[].name` is accepted.
+    message_names: bool = True
+    #: Chat messages may refer to uploaded files (`{"type": "file", "file": {"file_id": …}}`).
+    file_ids: bool = True
+    #: Check documented ranges (temperature 0..2, …) before the call. False for servers that allow more.
+    strict_ranges: bool = True
+    #: Tool-call ids that the provider accepts, as a regular expression; others are remapped. Mistral: `[A-Za-z0-9]{9}`.
+    tool_call_id_pattern: str | None = None
+
+
+class Chunk:
+    """A piece of a streamed answer: an OpenAI `chat.completion.chunk`.
+
+    `raw` is the JSON that goes to the log and the channel, byte for byte; `data` is the same, parsed.
+    `raw` is one JSON object without line breaks between its tokens.
+    """
+
+    __slots__ = ("data", "raw")
+
+    def __init__(self, raw: bytes, data: dict[str, Any]) -> None:
+        self.raw = raw
+        self.data = data
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Chunk:
+        """A chunk made here, or one that had to be repaired."""
+        return cls(msgspec.json.encode(data), data)
+
+
+class Completion:
+    """A whole answer at once: an OpenAI `chat.completion`."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One attempt at a chat task.
+
+    `body` is the request as the API documents it, checked and translated; keys that deltabus does
+    not know are in it, untouched. A plugin must not change it.
+    """
+
+    body: Mapping[str, Any]
+    #: Extra HTTP headers that the producer asked for; never credentials.
+    headers: Mapping[str, str] = field(default_factory=dict)
+    task: str = ""
+    attempt: int = 1
+    #: Unix time in seconds after which nobody wants the answer.
+    deadline: float | None = None
+
+    @property
+    def stream(self) -> bool:
+        """Whether the producer asked for a streamed answer."""
+        return bool(self.body.get("stream"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What `deltabus check` and `deltabus providers` say of a provider."""
+
+    ok: bool
+    #: One sentence; where `ok` is false, what is wrong and how to mend it.
+    detail: str
+    models: Sequence[str] = ()
+
+
+class Provider(ABC):
+    """A configured endpoint.
+
+    The bus promises: `__init__` is called once, without a running loop, and must neither block nor
+    connect; every other method is called on the loop; `aclose` is called once, when no request is
+    under way; a method that is not wanted any more is cancelled (`asyncio.CancelledError`) or its
+    iterator is closed (`aclose()`), never abandoned.
+
+    A provider promises:
+
+    - **order**: chunks come in the order in which they were received;
+    - **completeness**: an iterator that ends without an error has delivered the whole answer. A body
+      that stops without saying that it is complete raises `StreamTruncated`;
+    - **cancellation** closes the connection to the endpoint at once, also while it is silent;
+    - **errors** are of the classes that this module exports, without credentials in their text.
+      Anything else that escapes is reported as `internal`, a bug of the plugin;
+    - **retries** are the bus' business: a provider makes one attempt.
+    """
+
+    #: What this provider can do; an instance may set its own.
+    capabilities: Capabilities = Capabilities()
+
+    @abstractmethod
+    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Make the provider `name` from its table `[providers.<name>]`, less the keys of the bus
+        (`plugin`, `models`). `${NAME}` in values is already replaced from the environment.
+
+        Raises:
+            ConfigError: a key is unknown, missing or wrong; the message names it and the fix.
+        """
+
+    @abstractmethod
+    def chat(self, request: ChatRequest) -> AsyncIterator[Chunk | Completion]:
+        """Run a chat completion.
+
+        Yields:
+            chunks, in order, where `request.stream`; otherwise one `Completion`. A server that
+            answers in the other form than the one asked for is passed on in the form it used.
+
+        Raises:
+            TaskError: one of the classes above, at any point.
+        """
+
+    async def check(self) -> Health:
+        """Whether the endpoint can be reached and accepts the credentials, without cost to the user."""
+        return Health(ok=True, detail="this provider has no check of its own")
+
+    async def aclose(self) -> None:
+        """Close connections. Called once, after the last request."""
