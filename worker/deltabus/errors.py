@@ -8,6 +8,7 @@
     │   ├── TaskExists           the task id is taken
     │   ├── TaskFailed           the task ended as `failed`; carries the ErrorInfo
     │   └── TaskCancelled        the task ended as `cancelled`
+    ├── CancelRequested          somebody asked to cancel the task
     ├── Fenced                   a newer attempt owns the log: drop the task, record nothing
     ├── Sealed                   the log already holds its terminal event
     └── TaskError                why an attempt failed; one class a code
@@ -99,6 +100,14 @@ class TaskCancelled(BusError):
         super().__init__(f"task {task} was cancelled" + (f": {reason}" if reason else ""))
         self.task = task
         self.reason = reason
+
+
+class CancelRequested(DeltabusError):
+    """Somebody asked to cancel the task; whoever runs it stops and seals it as `cancelled`."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason or "cancelled on request")
+        self.reason = reason or None
 
 
 class Fenced(DeltabusError):
