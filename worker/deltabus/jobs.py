@@ -1,0 +1,169 @@
+"""RQ jobs as strangers wrote them: restored from a job hash within bounds, and vetted before anything runs.
+
+`BusJob` closes every path by which RQ would import or call what a job names; RQ's own maintenance code
+(abandoned jobs, callbacks, webhooks) goes through it too.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import msgspec
+from redis import Redis
+from rq.job import Job, JobStatus
+
+from deltabus.allowlist import AllowList
+from deltabus.errors import InvalidRequest, PayloadTooLarge
+
+
+class JSONSerializer:
+    """RQ's JSON serializer, faster; the only one that a deltabus worker has."""
+
+    @staticmethod
+    def dumps(value: Any) -> bytes:
+        """JSON bytes, as `rq.serializers.JSONSerializer` would read them."""
+        return msgspec.json.encode(value)
+
+    @staticmethod
+    def loads(data: bytes) -> Any:
+        """The value; raises `msgspec.DecodeError`."""
+        return msgspec.json.decode(data)
+
+
+class BusJob(Job):
+    """A job whose function, callbacks and webhooks come from the allow-list or not at all."""
+
+    #: Set once by the worker, before any job is restored: RQ constructs jobs in many places.
+    allow: ClassVar[AllowList] = AllowList()
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The registered function; raises `UnknownTask`."""
+        return self.allow.task(self.func_name or "")
+
+    @property
+    def success_callback(self) -> Callable[..., Any] | None:
+        """The registered callback, if the job names one; raises `UnknownTask`."""
+        return self._callback(self._success_callback_name)
+
+    @property
+    def failure_callback(self) -> Callable[..., Any] | None:
+        """The registered callback, if the job names one; raises `UnknownTask`."""
+        return self._callback(self._failure_callback_name)
+
+    @property
+    def stopped_callback(self) -> Callable[..., Any] | None:
+        """The registered callback, if the job names one; raises `UnknownTask`."""
+        return self._callback(self._stopped_callback_name)
+
+    def _callback(self, name: str | None) -> Callable[..., Any] | None:
+        return self.allow.callback(name) if name else None
+
+    def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
+        """RQ's webhooks, to allowed hosts only; the failure text stays here, as it may quote a payload."""
+        for webhook in self.webhooks:
+            self.allow.check_webhook(webhook.url)
+        super().send_webhooks(status, exc_string=None if exc_string is None else "see the job")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but a result hangs on this job: its bookkeeping can be batched.
+
+        Dependents are not known here; the commit script looks for them.
+        """
+        return not (
+            self._success_callback_name
+            or self._failure_callback_name
+            or self._stopped_callback_name
+            or self.webhooks
+            or self.repeats_left
+            or self.retries_left
+            or self.rate_limit_key
+            or self.result_ttl == 0
+        )
+
+
+def restore(job_id: str, fields: Mapping[bytes, bytes], *, connection: Redis, queue: str, max_bytes: int) -> BusJob:
+    """A job from its hash.
+
+    Args:
+        queue: name of the queue that held the job; stands in where the hash has no `origin`.
+        max_bytes: largest payload, uncompressed.
+
+    Raises:
+        InvalidRequest: a field is missing or broken; `param` names it.
+        PayloadTooLarge: the payload is over `max_bytes`.
+    """
+    job = BusJob(job_id, connection=connection, serializer=JSONSerializer)
+    job.origin = queue
+    if b"data" not in fields:
+        raise InvalidRequest("the job hash has no `data` field", param="data")
+    raw = dict(fields)
+    raw[b"data"] = _inflate(raw[b"data"], max_bytes)
+    try:
+        job.restore(raw)
+    except (ValueError, TypeError, KeyError, AttributeError, msgspec.MsgspecError) as exc:
+        raise InvalidRequest(f"the job hash has a broken field: {exc}", param=_broken_field(raw)) from exc
+    job.origin = job.origin or queue
+    return job
+
+
+def argument(job: BusJob) -> Any:
+    """The one argument of the job's function.
+
+    Raises:
+        InvalidRequest: the payload is not JSON, or not a call with one argument.
+        UnknownTask: the function, a callback or a webhook host is not allowed.
+    """
+    try:
+        call = msgspec.json.decode(job.data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        kind = "a pickle" if job.data[:1] == b"\x80" else f"not JSON ({exc})"
+        raise InvalidRequest(
+            f"the job's payload is {kind}; enqueue with RQ's JSON serializer: Queue(…, serializer='json')", param="data"
+        ) from exc
+    if not (isinstance(call, list) and len(call) == 4 and isinstance(call[0], str)):
+        raise InvalidRequest("the job's payload must be `[function, null, [envelope], {}]`", param="data")
+    function, instance, args, kwargs = call
+    job.allow.task(function)
+    for name in (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name):  # noqa: SLF001
+        if name:  # RQ has no public name for these; the public properties load the function
+            job.allow.callback(name)
+    for webhook in job.webhooks:
+        job.allow.check_webhook(webhook.url)
+    if instance is not None or kwargs or not isinstance(args, list) or len(args) != 1:
+        raise InvalidRequest("a task function takes exactly one argument, the envelope", param="data")
+    return args[0]
+
+
+def _inflate(data: bytes, limit: int) -> bytes:
+    """RQ compresses payloads; other languages need not. A bomb is not unpacked."""
+    inflater = zlib.decompressobj()
+    try:
+        plain = inflater.decompress(data, limit + 1)
+    except zlib.error:
+        plain = data
+    if len(plain) > limit:
+        raise PayloadTooLarge(f"the job's payload is over {limit} bytes (`max_request_bytes`)", param="data")
+    return plain
+
+
+def _broken_field(fields: Mapping[bytes, bytes]) -> str | None:
+    """Which field RQ stumbled over: the first without which the rest can be restored."""
+    for name in fields:
+        if name == b"data":
+            continue
+        try:
+            Job("probe", serializer=JSONSerializer, connection=_NO_CONNECTION).restore(
+                {key: value for key, value in fields.items() if key != name}
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, msgspec.MsgspecError):
+            continue
+        return name.decode(errors="replace")
+    return None
+
+
+#: `Job` wants a connection; restoring from a dict never uses it, and an unconnected client never connects.
+_NO_CONNECTION = Redis()
