@@ -1,0 +1,235 @@
+"""N copies of one command under one supervisor, which restarts what dies.
+
+The supervisor holds no work: it starts processes, reaps them and passes signals on. What dies is
+replaced at once if it had been up for `STABLE` seconds, and ever later if it dies young, so that a
+crash loop neither spins nor goes unnoticed. Each process has a pipe from the supervisor as its
+standard input; `stop_with_supervisor` there sees to it that none outlives the supervisor.
+
+Signals: the first SIGTERM or SIGINT asks the processes to drain, the second to stop at once, a third
+kills them. Whatever has not gone `GRACE` seconds after its time is killed. The processes have a
+process group of their own each, so that Ctrl+C in a terminal reaches them only through here.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Final, Self
+
+import structlog
+
+#: Seconds after which a process counts as well started: its death is then not part of a crash loop.
+STABLE: Final = 10.0
+
+#: Seconds before the first restart in a crash loop; doubled from one to the next.
+BACKOFF: Final = 0.5
+
+#: Longest wait before a restart, in seconds.
+MAX_BACKOFF: Final = 30.0
+
+#: Young deaths in a row after which a burst, which should come to an end, is given up.
+BURST_CRASHES: Final = 5
+
+#: Seconds beyond the drain timeout after which a process that will not stop is killed.
+GRACE: Final = 10.0
+
+_STOP: Final = (signal.SIGTERM, signal.SIGINT)
+
+_log = structlog.get_logger("deltabus.supervisor")
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One of the N places; `process` is None while it waits for a restart or when it is done."""
+
+    number: int
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    #: Deaths in a row of processes that were not well started.
+    crashes: int = 0
+    #: `time.monotonic()` at which to start; None: never again.
+    due: float | None = 0.0
+    #: Exit code of the last process that was here.
+    code: int = 0
+
+
+class Supervisor:
+    """Keeps `count` processes of `command` running until it is told to stop.
+
+    Args:
+        command: the program and its arguments.
+        count: how many processes.
+        environ: their environment; None: this process' own.
+        burst: a process that exits with 0 has finished and is not replaced.
+        drain_timeout: seconds that a process may take to stop after the first signal.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        count: int,
+        *,
+        environ: Mapping[str, str] | None = None,
+        burst: bool = False,
+        drain_timeout: float = 25.0,
+    ) -> None:
+        self._command = list(command)
+        self._environ = None if environ is None else dict(environ)
+        self._burst = burst
+        self._drain_timeout = drain_timeout
+        self._slots = [_Slot(number) for number in range(1, count + 1)]
+        self._signals = 0
+        self._kill_at: float | None = None
+
+    def run(self) -> int:
+        """Supervise until every process is done.
+
+        Must be called on the main thread: it takes over SIGTERM, SIGINT and SIGCHLD.
+
+        Returns:
+            the worst exit code of the processes that ended last; 128 + n for one that signal n killed.
+        """
+        with _Wakeups() as wakeups:
+            try:
+                while True:
+                    for number in wakeups.received():
+                        self._pass_on(number)
+                    self._reap()
+                    self._start_due()
+                    if not any(slot.process or slot.due is not None for slot in self._slots):
+                        return max(slot.code for slot in self._slots)
+                    wakeups.wait(self._next_event())
+            finally:
+                self._kill()
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.process is None and slot.due is not None and slot.due <= now:
+                slot.process = subprocess.Popen(  # noqa: S603 - the command is ours
+                    self._command, env=self._environ, stdin=subprocess.PIPE, process_group=0
+                )
+                slot.started, slot.due = now, None
+                _log.info("process started", slot=slot.number, pid=slot.process.pid)
+
+    def _reap(self) -> None:
+        for slot in self._slots:
+            if slot.process is None or (code := slot.process.poll()) is None:
+                continue
+            pid = slot.process.pid
+            assert slot.process.stdin is not None
+            slot.process.stdin.close()
+            slot.process = None
+            slot.code = 128 - code if code < 0 else code
+            self._decide(slot, pid)
+
+    def _decide(self, slot: _Slot, pid: int) -> None:
+        """What follows the death of a process."""
+        if self._signals:
+            if slot.code - 128 in _STOP:  # The signal met it before it had a handler.
+                slot.code = 0
+            _log.info("process stopped", slot=slot.number, pid=pid, code=slot.code)
+            return
+        if self._burst and slot.code == 0:
+            _log.info("process finished", slot=slot.number, pid=pid)
+            return
+        young = time.monotonic() - slot.started < STABLE
+        slot.crashes = slot.crashes + 1 if young and slot.code else 0
+        if self._burst and slot.crashes >= BURST_CRASHES:
+            _log.error("process keeps dying; given up", slot=slot.number, pid=pid, code=slot.code)
+            return
+        delay = min(BACKOFF * 2 ** (slot.crashes - 1), MAX_BACKOFF) if slot.crashes else 0.0
+        slot.due = time.monotonic() + delay
+        _log.warning("process died; it is replaced", slot=slot.number, pid=pid, code=slot.code, delay=delay)
+
+    def _pass_on(self, number: int) -> None:
+        """React to the first, the second or a later signal to stop."""
+        self._signals += 1
+        if self._signals == 1:
+            _log.info("stopping; processes finish what they run", signal=signal.Signals(number).name)
+            self._kill_at = time.monotonic() + self._drain_timeout + GRACE
+        elif self._signals == 2:
+            _log.info("stopping at once")
+            self._kill_at = time.monotonic() + GRACE
+        else:
+            self._kill_at = time.monotonic()
+        for slot in self._slots:
+            slot.due = None
+            if slot.process is not None:
+                slot.process.terminate()
+
+    def _next_event(self) -> float | None:
+        """Seconds until something is due; None: only a signal can tell."""
+        now = time.monotonic()
+        if self._kill_at is not None and self._kill_at <= now:
+            self._kill()
+            self._kill_at = None
+        due = [slot.due for slot in self._slots if slot.process is None and slot.due is not None]
+        if self._kill_at is not None:
+            due.append(self._kill_at)
+        return max(0.0, min(due) - now) if due else None
+
+    def _kill(self) -> None:
+        """SIGKILL to what is still there; with an error in this process too, nothing may stay behind."""
+        for slot in self._slots:
+            if slot.process is not None:
+                _log.error("process killed", slot=slot.number, pid=slot.process.pid)
+                slot.process.kill()
+
+
+class _Wakeups:
+    """Signals as something to wait for; the handlers of before are put back at the end."""
+
+    def __enter__(self) -> Self:
+        self._received: deque[int] = deque()
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._handlers = {number: signal.signal(number, self._note) for number in (*_STOP, signal.SIGCHLD)}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._fd)
+        self._reader.close()
+        self._writer.close()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number in _STOP:
+            self._received.append(number)
+
+    def received(self) -> Iterator[int]:
+        """The signals to stop that came since the last call."""
+        while self._received:
+            yield self._received.popleft()
+
+    def wait(self, timeout: float | None) -> None:
+        """Until any signal or for `timeout` seconds."""
+        if select.select([self._reader], [], [], timeout)[0]:
+            self._reader.recv(4096)
+
+
+def stop_with_supervisor() -> None:
+    """In a supervised process: SIGTERM to oneself when the supervisor is gone, however that happened.
+
+    Its end of our standard input closes with it, also if it is killed; nothing else is ever written there.
+    Works on every system, in contrast to Linux' parent-death signal.
+    """
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="stop-with-supervisor", daemon=True).start()
