@@ -1,0 +1,91 @@
+"""The file `deltabus.toml`: where it is, what it says, and `${NAME}` in its values. Pure of settings."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from deltabus.errors import ConfigError
+
+#: Read from the working directory where nothing else is said.
+DEFAULT_NAME: Final = "deltabus.toml"
+
+#: Environment variable that names the file.
+VARIABLE: Final = "DELTABUS_CONFIG"
+
+_PLACEHOLDER = re.compile(r"\$\$|\$\{([^{}]*)\}")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to read: `path`, else the one that $DELTABUS_CONFIG names, else ./deltabus.toml if there is one."""
+    if path is not None:
+        return path
+    if named := environ.get(VARIABLE):
+        return Path(named)
+    default = Path(DEFAULT_NAME)
+    return default if default.is_file() else None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The file's content.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML; the message names the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path} is not UTF-8 text: byte {exc.start} is not") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise _not_toml(path, exc) from exc
+
+
+def expand(value: Any, environ: Mapping[str, str]) -> tuple[Any, list[str], list[str]]:
+    """Replace `${NAME}` in every string of a value from the environment; `$$` stands for one `$`.
+
+    Returns:
+        the value, the replacements that were made (they may be secrets), and what was wrong: a
+        sentence for each name that is not set or not a name.
+    """
+    used: list[str] = []
+    problems: list[str] = []
+
+    def replacement(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name is None:
+            return "$"
+        if not _VARIABLE_NAME.fullmatch(name):
+            problems.append(f"`${{{name}}}` is not the name of an environment variable (write `$$` for a plain `$`)")
+        elif name not in environ:
+            problems.append(f"environment variable {name} is not set")
+        else:
+            used.append(environ[name])
+            return environ[name]
+        return match.group()
+
+    def walk(node: Any) -> Any:
+        match node:
+            case str():
+                return _PLACEHOLDER.sub(replacement, node)
+            case dict():
+                return {key: walk(item) for key, item in node.items()}
+            case list():
+                return [walk(item) for item in node]
+        return node
+
+    return walk(value), used, problems
+
+
+def _not_toml(path: Path, exc: tomllib.TOMLDecodeError) -> ConfigError:
+    # tomllib ends its messages with the place: "… (at line 3, column 5)", or "… (at end of document)".
+    text, _, place = str(exc).rpartition(" (at ")
+    line = re.match(r"line (\d+), column (\d+)\)", place)
+    if line is None:
+        return ConfigError(f"{path}: not TOML: {exc}")
+    return ConfigError(f"{path}:{line[1]}: not TOML: {text} (column {line[2]})")
