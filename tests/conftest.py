@@ -1,0 +1,41 @@
+"""What all tests share: a private Redis per test process, emptied for each test, and a loop to run coroutines on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from deltabus.embedded import EmbeddedRedis
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedRedis]:
+    """The test process's own server, one for each xdist worker; tests that harm one take `fresh_redis`."""
+    with EmbeddedRedis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """The shared server's URL, with nothing in it."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def fresh_redis() -> Iterator[EmbeddedRedis]:
+    """A server for this test alone, to kill, pause, restart or reconfigure."""
+    with EmbeddedRedis() as server:
+        yield server
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """`run(main())` runs a coroutine to its end; all of one test on the same loop."""
+    with asyncio.Runner() as runner:
+        yield runner.run
