@@ -38,14 +38,14 @@ PORTS = range(10_000, 32_000)
 PORT_DRAWS = 20
 #: Seconds that a server may take until it answers; loading a large append-only file takes most.
 START_TIMEOUT = 30.0
+#: Seconds that one question may take; a stranger on a port that was lost may never answer.
+START_QUESTION = 0.5
 #: Seconds between two questions whether it does. Redis has no signal for that without libsystemd.
 START_POLL = 0.01
 #: Seconds that a server with a folder to keep may take to write it down.
 STOP_TIMEOUT = 10.0
 #: Bytes of a socket's path, as the smallest of the systems has it (macOS, without the final zero).
 SOCKET_PATH_BYTES = 103
-
-_NO_ANSWER = (redis.ConnectionError, redis.TimeoutError)
 
 
 def find_server() -> Path:
@@ -195,7 +195,7 @@ class EmbeddedRedis:
         """Shut the server down in good order and start it again: same address, same data."""
         with (
             self._client(timeout=STOP_TIMEOUT) as client,
-            contextlib.suppress(*_NO_ANSWER),
+            contextlib.suppress(redis.ConnectionError, redis.TimeoutError),
         ):
             client.shutdown(save=True)
         self._wait(STOP_TIMEOUT)
@@ -260,10 +260,10 @@ class EmbeddedRedis:
     def _answers(self) -> bool:
         """Whether the server came up: asked until it answers, ends, or has taken too long."""
         deadline = time.monotonic() + START_TIMEOUT
-        with self._client(timeout=START_TIMEOUT) as client:
+        with self._client(timeout=START_QUESTION) as client:
             while time.monotonic() < deadline:
-                # Somebody else's server may sit on a port that was lost: only one's own pid is an answer.
-                with contextlib.suppress(*_NO_ANSWER):
+                # Whatever a stranger says there, or nobody: only one's own pid is an answer.
+                with contextlib.suppress(redis.RedisError):
                     if client.info("server")["process_id"] == self._pid:
                         return True
                 assert self._guard is not None
