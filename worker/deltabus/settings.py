@@ -18,26 +18,21 @@ import contextlib
 import difflib
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from deltabus import configfile
+from deltabus import configfile, providertable
+from deltabus.configvalue import kind, public_url
 from deltabus.errors import ConfigError
+from deltabus.providertable import ProviderSettings
+
+__all__ = ["ENVIRONMENT_PREFIX", "ProviderSettings", "Setting", "Settings", "load"]
 
 #: Prefix of the environment variables of the fields.
 ENVIRONMENT_PREFIX: Final = "DELTABUS_"
-
-#: Where no provider is configured, these variables make one that is called `openai`.
-OPENAI_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
-    "base_url": ("OPENAI_BASE_URL",),
-    "api_key": ("OPENAI_API_KEY",),
-    "organization": ("OPENAI_ORG_ID", "OPENAI_ORGANIZATION"),
-    "project": ("OPENAI_PROJECT_ID",),
-}
 
 #: Fields that only one variable of another program's sets, so that we agree with that program.
 _FOREIGN: Final[Mapping[str, str]] = {"rq_key_prefix": "RQ_KEY_PREFIX"}
@@ -51,26 +46,6 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
 _MAY_BE_ZERO: Final = frozenset({"drain_timeout"})
 
 _REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
-_PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SECRET_KEY = re.compile(r"(?i)key|token|secret|passw|credential|authorization|cookie")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderSettings:
-    """A table `[providers.<name>]`."""
-
-    name: str
-    #: Entry-point name of the plugin; None: the plugin called as the provider, else `openai`.
-    plugin: str | None = None
-    #: Model patterns (`fnmatch`) that this provider serves; the first match in file order wins.
-    models: tuple[str, ...] = ("*",)
-    #: The rest of the table, for the plugin; `${NAME}` replaced. May hold secrets: never print it.
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    #: Why this provider cannot be used: a variable that is not set. Raised when it is asked for, so
-    #: that the others work, and so that a producer can read the file without the workers' secrets.
-    problem: str | None = None
-    #: What `options` hold that nobody may see.
-    secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 class Setting(NamedTuple):
@@ -143,7 +118,7 @@ class Settings:
 
     @property
     def secrets(self) -> frozenset[str]:
-        """Every configured value that must not appear in a log, an event or on a screen."""
+        """Configured values that must not appear in a log, an event or on a screen."""
         url = urlsplit(self.redis_url)
         passwords = {unquote(url.password or ""), *parse_qs(url.query).get("password", ())} - {""}
         return frozenset(passwords.union(*(provider.secrets for provider in self.providers.values())))
@@ -153,14 +128,15 @@ class Settings:
         lines = []
         for name in _DEFAULTS:
             value = self.redis_address if name == "redis_url" else getattr(self, name)
-            lines.append(Setting(name, _shown(value, frozenset()), self.sources.get(name, "default")))
+            text = ", ".join(value) if isinstance(value, tuple) else str(value)
+            lines.append(Setting(name, text, self.sources.get(name, "default")))
         for provider in self.providers.values():
             source = self.sources.get(f"providers.{provider.name}", "default")
-            table = {"plugin": provider.plugin, "models": provider.models, **provider.options}
+            table = {"plugin": provider.plugin, "models": ", ".join(provider.models), **provider.shown}
             lines += [
-                Setting(f"providers.{provider.name}.{key}", _shown(value, provider.secrets), source)
-                for key, value in table.items()
-                if value is not None
+                Setting(f"providers.{provider.name}.{key}", text, source)
+                for key, text in table.items()
+                if text is not None
             ]
         return lines
 
@@ -186,28 +162,19 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for key, value in table.items():
-        values[key] = _from_file(key, value, str(file))
+        values[key] = _from_file(key, value, environ, str(file))
         sources[key] = str(file)
     for name, variable in _variables(environ):
         values[name] = _from_variable(name, variable, environ[variable])
         sources[name] = variable
-    providers = _providers(tables, environ, str(file))
-    for name in providers:
-        sources[f"providers.{name}"] = str(file)
+    providers, source = providertable.read(tables, environ, str(file)), str(file)
     if not providers:
-        providers, sources["providers.openai"] = _openai(environ)
-    if not providers:
-        providers = {"echo": ProviderSettings(name="echo", plugin="echo")}
+        providers, source = providertable.fallback(environ)
+    sources |= {f"providers.{name}": source for name in providers}
     return Settings(**values, providers=providers, sources=sources)
 
 
-def public_url(url: str) -> str:
-    """The URL without user, password, query and fragment: what a message may show."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _from_file(key: str, value: Any, file: str) -> Any:
+def _from_file(key: str, value: Any, environ: Mapping[str, str], file: str) -> Any:
     if key in _FOREIGN:
         raise ConfigError(
             f"`{key}` in {file} has no effect on RQ; set the environment variable {_FOREIGN[key]} instead"
@@ -218,8 +185,13 @@ def _from_file(key: str, value: Any, file: str) -> Any:
             f"did you mean `{near[0]}`?" if near else f"there are {', '.join(sorted(_DEFAULTS))} and [providers.NAME]"
         )
         raise ConfigError(f"unknown key `{key}` in {file}; {hint}")
+    value, _, problems = configfile.expand(value, environ)
+    if problems:
+        raise ConfigError(f"`{key}` in {file}: {problems[0]}")
     if isinstance(value, list):
         value = tuple(value)
+    elif key in _CHOICES and isinstance(value, str):
+        value = value.lower()
     if problem := _problem(key, value):
         raise ConfigError(f"`{key}` in {file} {problem}")
     return value
@@ -263,16 +235,16 @@ def _problem(name: str, value: Any) -> str | None:
     match default:
         case tuple():
             if not isinstance(value, tuple) or not all(isinstance(item, str) and item.strip() for item in value):
-                return f"must be a list of names, not {_kind(value)}"
+                return f"must be a list of names, not {kind(value)}"
             if len(set(value)) < len(value):
                 return "names the same thing twice"
-            if default and not value and name == "queues":
+            if name == "queues" and not value:
                 return "must name at least one queue"
         case int() | float():
             return _number_problem(name, value, whole=isinstance(default, int))
         case str():
             if not isinstance(value, str):
-                return f"must be a string, not {_kind(value)}"
+                return f"must be a string, not {kind(value)}"
             if name in _CHOICES and value not in _CHOICES[name]:
                 return f"must be one of {', '.join(_CHOICES[name])}, not {value!r}"
             if name == "redis_url":
@@ -281,14 +253,13 @@ def _problem(name: str, value: Any) -> str | None:
 
 
 def _number_problem(name: str, value: Any, *, whole: bool) -> str | None:
-    unit = "bytes" if name.endswith("_bytes") else "seconds" if name != "concurrency" else "attempts at once"
-    kind = f"a whole number ({unit})" if whole else f"a number ({unit})"
+    unit = "bytes" if name.endswith("_bytes") else "attempts at once" if name == "concurrency" else "seconds"
+    wanted = f"must be a {'whole ' if whole else ''}number ({unit})"
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        return f"must be {kind}, not {_kind(value)}"
-    if not math.isfinite(value):
-        return f"must be {kind}, not {value}"
-    if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
-        return f"must be {kind} {'of at least' if name in _MAY_BE_ZERO else 'above'} 0, not {value}"
+        return f"{wanted}, not {kind(value)}"
+    may_be_zero = name in _MAY_BE_ZERO
+    if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
+        return f"{wanted} {'of at least' if may_be_zero else 'above'} 0, not {value}"
     return None
 
 
@@ -300,104 +271,3 @@ def _redis_url_problem(value: str) -> str | None:
     except ValueError:
         known = False
     return None if known else f"must be a URL such as {_DEFAULTS['redis_url']} (or rediss://, unix://)"
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case bool():
-            return "true or false"
-        case str():
-            return "a string"
-        case int() | float():
-            return f"the number {value}"
-        case list() | tuple():
-            return "a list" if all(isinstance(item, str) for item in value) else "a list of other things"
-        case dict():
-            return "a table"
-    return f"a {type(value).__name__}"
-
-
-def _providers(tables: Any, environ: Mapping[str, str], file: str) -> dict[str, ProviderSettings]:
-    if not isinstance(tables, dict):
-        raise ConfigError(f"`providers` in {file} must be tables, one for each provider: [providers.NAME]")
-    providers = {}
-    for name, table in tables.items():
-        where = f"[providers.{name}] in {file}"
-        if not isinstance(table, dict):
-            raise ConfigError(f"`providers.{name}` in {file} must be a table, [providers.{name}], not {_kind(table)}")
-        if not _PROVIDER_NAME.fullmatch(name):
-            raise ConfigError(f"{where}: a provider's name is 1 to 64 letters, digits, `.`, `_` and `-`")
-        providers[name] = _provider(name, dict(table), environ, where)
-    return providers
-
-
-def _provider(name: str, table: dict[str, Any], environ: Mapping[str, str], where: str) -> ProviderSettings:
-    plugin = table.pop("plugin", None)
-    if plugin is not None and not (isinstance(plugin, str) and plugin):
-        raise ConfigError(f"`plugin` of {where} must be the name of an installed plugin, not {_kind(plugin)}")
-    models = table.pop("models", ["*"])
-    if not isinstance(models, list) or not all(isinstance(pattern, str) and pattern for pattern in models):
-        raise ConfigError(f'`models` of {where} must be a list of patterns such as ["gpt-*"], not {_kind(models)}')
-    options: dict[str, Any] = {}
-    secrets: set[str] = set()
-    problem = None
-    for key, value in table.items():
-        options[key], used, wrong = configfile.expand(value, environ)
-        secrets.update(used, _literal_secrets(key, options[key]))
-        if wrong and problem is None:
-            problem = f"`{key}` of {where}: {wrong[0]}"
-    return ProviderSettings(
-        name=name,
-        plugin=plugin,
-        models=tuple(models),
-        options=options,
-        problem=problem,
-        secrets=frozenset(filter(None, secrets)),
-    )
-
-
-def _openai(environ: Mapping[str, str]) -> tuple[dict[str, ProviderSettings], str]:
-    """The provider that OPENAI_* variables make, and the first variable that does."""
-    found = {
-        option: (variable, environ[variable])
-        for option, variables in OPENAI_VARIABLES.items()
-        for variable in variables[::-1]
-        if environ.get(variable)
-    }
-    if not found.keys() & {"base_url", "api_key"}:
-        return {}, "default"
-    provider = ProviderSettings(
-        name="openai",
-        plugin="openai",
-        options={option: value for option, (_, value) in found.items()},
-        secrets=frozenset({found["api_key"][1]} if "api_key" in found else ()),
-    )
-    return {"openai": provider}, next(variable for variable, _ in found.values())
-
-
-def _literal_secrets(key: str, value: Any) -> Iterator[str]:
-    """Strings under a key that sounds like a credential; `headers` often carry one under any name."""
-    match value:
-        case str() if _SECRET_KEY.search(key):
-            yield value
-        case dict():
-            for inner, item in value.items():
-                yield from _literal_secrets(f"{key}.{inner}" if key != "headers" else "secret", item)
-        case list():
-            for item in value:
-                yield from _literal_secrets(key, item)
-
-
-def _shown(value: Any, secrets: frozenset[str]) -> str:
-    match value:
-        case str():
-            for secret in sorted(secrets, key=len, reverse=True):
-                value = value.replace(secret, "***")
-            return public_url(value) if re.match(r"[a-z]+://", value) else value
-        case dict():
-            return ", ".join(f"{key} = {_shown(item, secrets)}" for key, item in value.items())
-        case list() | tuple():
-            return ", ".join(_shown(item, secrets) for item in value)
-        case bool():
-            return str(value).lower()
-    return str(value)
