@@ -1,0 +1,122 @@
+"""ops/schema: made from today's types, accepting what deltabus writes and refusing what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from deltabus import envelope, events, keys
+from deltabus.errors import InvalidRequest
+
+GOLDEN = Path(__file__).parent
+SCHEMA = GOLDEN.parents[1] / "ops" / "schema"
+
+REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+FULL: dict[str, Any] = {
+    "v": 1,
+    "provider": "openai",
+    "request": REQUEST,
+    "deadline": 1763777777.0,
+    "timeout": 120,
+    "reply_to": "svc-a:replies",
+    "tenant": "acme",
+    "headers": {"X-Team": "search"},
+    "metadata": {"ticket": "42"},
+    "trace": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+}
+
+BAD_ENVELOPES: dict[str, Any] = {
+    "not an object": [],
+    "no request": {"v": 1},
+    "request is no object": {"request": "hi"},
+    "another version": {"v": 2, "request": REQUEST},
+    "version as a boolean": {"v": True, "request": REQUEST},
+    "unknown field": {"request": REQUEST, "model": "m"},
+    "deadline as a string": {"request": REQUEST, "deadline": "tomorrow"},
+    "no time at all": {"request": REQUEST, "timeout": 0},
+    "channel with a space": {"request": REQUEST, "reply_to": "a b"},
+    "empty channel": {"request": REQUEST, "reply_to": ""},
+    "credentials": {"request": REQUEST, "headers": {"authorization": "Bearer x"}},
+    "credentials, shouted": {"request": REQUEST, "headers": {"X-API-KEY": "x"}},
+    "header name with a space": {"request": REQUEST, "headers": {"X Team": "x"}},
+    "header smuggling": {"request": REQUEST, "headers": {"X-Team": "a\r\nHost: b"}},
+    "header that is no string": {"request": REQUEST, "headers": {"X-Team": 1}},
+}
+
+STARTED: dict[str, Any] = {"type": "started", "task": "t-1", "id": "1-0", "at": 1.5}
+BAD_EVENTS: dict[str, Any] = {
+    "unknown type": {**STARTED, "type": "begun"},
+    "no task": {"type": "started", "id": "1-0", "at": 1.5},
+    "task id with a slash": {**STARTED, "task": "a/b"},
+    "no id": {"type": "started", "task": "t-1", "at": 1.5},
+    "id as a number": {**STARTED, "id": 1.0},
+    "attempt zero": {**STARTED, "id": "0-1"},
+    "padded id": {**STARTED, "id": "01-0"},
+    "time as a string": {**STARTED, "at": "now"},
+    "delta without chunks": {"type": "delta", "task": "t-1", "id": "1-1"},
+    "chunk that is no object": {"type": "delta", "task": "t-1", "id": "1-1", "chunks": ["hi"]},
+    "terminal event without the seal": {"type": "cancelled", "task": "t-1", "id": "1-7", "at": 1.5},
+    "completed without a result": {"type": "completed", "task": "t-1", "id": keys.SEAL, "at": 1.5},
+    "failed without an error": {"type": "failed", "task": "t-1", "id": keys.SEAL, "at": 1.5},
+    "unknown code": {"type": "failed", "task": "t-1", "id": keys.SEAL, "at": 1, "error": {"code": "x", "message": "y"}},
+}
+
+
+def validator(name: str) -> jsonschema.Draft202012Validator:
+    schema = json.loads((SCHEMA / name).read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def test_the_schemas_are_made_from_the_types_of_today():
+    check = subprocess.run(
+        [sys.executable, SCHEMA / "generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_every_event_that_is_written_is_valid():
+    valid = validator("event.json")
+
+    for line in (GOLDEN / "events.jsonl").read_bytes().splitlines():
+        valid.validate(json.loads(line))
+
+
+def test_fields_may_be_added_to_events():
+    validator("event.json").validate({**STARTED, "region": "eu"})
+
+
+@pytest.mark.parametrize("event", BAD_EVENTS.values(), ids=BAD_EVENTS)
+def test_what_is_no_event_is_not_valid(event):
+    assert not validator("event.json").is_valid(event)
+
+
+@pytest.mark.parametrize("value", [FULL, {"request": REQUEST}, {"request": {}, "provider": None}])
+def test_an_envelope_that_the_worker_takes_is_valid(value):
+    envelope.parse(value)
+
+    validator("envelope.json").validate(value)
+
+
+@pytest.mark.parametrize("value", BAD_ENVELOPES.values(), ids=BAD_ENVELOPES)
+def test_an_envelope_that_the_worker_refuses_is_not_valid(value):
+    with pytest.raises(InvalidRequest):
+        envelope.parse(value)
+
+    assert not validator("envelope.json").is_valid(value)
+
+
+def test_the_schema_knows_every_event_and_no_other():
+    schema = json.loads((SCHEMA / "event.json").read_text(encoding="utf-8"))
+    known = {
+        schema["$defs"][branch["$ref"].rpartition("/")[2]]["properties"]["type"]["const"] for branch in schema["oneOf"]
+    }
+
+    assert known == {event.__struct_config__.tag for event in events.AnyEvent.__args__}
