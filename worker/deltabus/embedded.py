@@ -243,8 +243,6 @@ class EmbeddedRedis:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 bufsize=0,
-                # Redis 7 refuses to start under a locale that is named but not installed.
-                env={**os.environ, "LC_ALL": "C"},
                 start_new_session=True,
             )
         assert self._guard.stdout is not None

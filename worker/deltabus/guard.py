@@ -75,6 +75,7 @@ def spawn(command: list[str]) -> int:
         if os.getppid() == guard:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(2, 1)
+            os.environ["LC_ALL"] = "C"  # Redis 7 refuses to start under a locale that is named but not installed.
             os.execv(command[0], command)  # noqa: S606 - no shell is the point
     except OSError as exc:
         os.write(2, f"{command[0]}: {exc.strerror}\n".encode())

