@@ -103,12 +103,21 @@ class EmbeddedRedis:
         directory: where the server works; made if missing, and kept. Without it, a temporary folder, which is
             removed with all it holds at `stop`.
         unix_socket: listen on a socket in that folder instead of a port.
+        port: the port to listen on, instead of any free one.
         args: further arguments of redis-server, such as ``("--appendonly", "yes")``.
     """
 
-    def __init__(self, *, directory: Path | None = None, unix_socket: bool = False, args: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        directory: Path | None = None,
+        unix_socket: bool = False,
+        port: int | None = None,
+        args: Sequence[str] = (),
+    ) -> None:
         self._keep = directory
         self._unix_socket = unix_socket
+        self._wanted_port = port
         self._args = tuple(args)
         self._directory: Path | None = None
         self._port: int | None = None
@@ -163,6 +172,7 @@ class EmbeddedRedis:
         server = find_server()
         if self._directory is None:
             self._directory = self._make_directory()
+            self._port = self._wanted_port
         try:
             if self._unix_socket or self._port is not None:
                 said = self._launch(server)
