@@ -1,0 +1,105 @@
+"""Log lines of a process: for people on a terminal, JSON elsewhere; never a secret, never a prompt.
+
+Modules write with `structlog.get_logger()` and bind the task once, for everything below them::
+
+    with structlog.contextvars.bound_contextvars(task=task_id):
+        ...
+
+The lines of libraries, which use `logging`, come out in the same form. Whatever a line says, the
+configured secrets in it are masked last of all; tracebacks come without local variables.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Collection
+from typing import Any, Final, TextIO
+
+import msgspec
+import structlog
+from structlog.typing import Processor
+
+from deltabus.settings import Settings
+
+#: Libraries that write a line for each request, with its URL, at INFO.
+TALKATIVE: Final = ("aiohttp", "asyncio", "httpcore", "httpx")
+
+
+def configure(settings: Settings, stream: TextIO | None = None) -> None:
+    """Set the process' logging up; a second call replaces the first.
+
+    Args:
+        settings: `log_level`, `log_format`, and the secrets to mask.
+        stream: where the lines go; None: standard error.
+    """
+    stream = stream if stream is not None else sys.stderr
+    console = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
+    both: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *both,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    handler = _Handler(stream)
+    handler.setFormatter(_Masking(settings.secrets, both, _console(stream) if console else _json()))
+    root = logging.getLogger()
+    for former in [former for former in root.handlers if isinstance(former, _Handler)]:
+        root.removeHandler(former)
+    root.addHandler(handler)
+    root.setLevel(settings.log_level.upper())
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Ours, to be told from handlers that somebody else has put there."""
+
+
+class _Masking(structlog.stdlib.ProcessorFormatter):
+    """Renders a record, then masks what must not be seen, wherever in the line it got."""
+
+    def __init__(self, secrets: Collection[str], foreign: list[Processor], renderers: list[Processor]) -> None:
+        super().__init__(
+            foreign_pre_chain=foreign,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+        # As it is, and as it looks inside JSON or a repr; the longest first, as one may hold another.
+        forms = (json.dumps, _encode, repr)
+        masked = {*secrets, *(form(secret)[1:-1] for secret in secrets for form in forms)}
+        self._secrets = sorted(masked, key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return line
+
+
+def _console(stream: TextIO) -> list[Processor]:
+    # structlog's own choice of a traceback shows local variables: prompts, answers and keys.
+    traceback = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=traceback)]
+
+
+def _json() -> list[Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.EventRenamer("message"),
+        structlog.processors.JSONRenderer(serializer=_encode),
+    ]
+
+
+def _encode(value: Any, **_: Any) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode()
