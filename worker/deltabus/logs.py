@@ -75,10 +75,10 @@ class _Masking(structlog.stdlib.ProcessorFormatter):
             foreign_pre_chain=foreign,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
-        # As it is, and as it looks inside JSON or a repr; the longest first, as one may hold another.
-        forms = (json.dumps, _encode, repr)
-        masked = {*secrets, *(form(secret)[1:-1] for secret in secrets for form in forms)}
-        self._secrets = sorted(masked, key=len, reverse=True)
+        # A message may quote it, and JSON quote the message. The longest first, as one may hold another.
+        quoted = {*secrets, *(repr(secret)[1:-1] for secret in secrets)}
+        quoted |= {form(text)[1:-1] for text in quoted for form in (json.dumps, _encode)}
+        self._secrets = sorted(quoted, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
