@@ -202,6 +202,21 @@ def test_a_taken_port_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
         assert embedded._free_port() == free
 
 
+def test_a_port_that_is_asked_for_is_taken_again_after_a_stop() -> None:
+    port = embedded._free_port()
+    server = EmbeddedRedis(port=port)
+    for _ in range(2):
+        with server, redis.Redis.from_url(server.url) as client:
+            assert server.url == f"redis://127.0.0.1:{port}/0"
+            assert client.ping()
+
+
+def test_a_port_that_is_asked_for_and_taken_is_an_error(fresh_redis: EmbeddedRedis) -> None:
+    port = int(fresh_redis.url.removesuffix("/0").rpartition(":")[2])
+    with pytest.raises(ConfigError, match=f"{port}.*Address already in use"):
+        EmbeddedRedis(port=port).start()
+
+
 def test_it_listens_on_loopback_only(fresh_redis: EmbeddedRedis) -> None:
     with redis.Redis.from_url(fresh_redis.url, decode_responses=True) as client:
         assert client.config_get("bind") == {"bind": "127.0.0.1"}
