@@ -32,6 +32,11 @@ def plugins() -> dict[str, EntryPoint]:
     return {name: found[0] for name, found in _installed().items()}
 
 
+def plugin_of(provider: ProviderSettings) -> str:
+    """Entry-point name of the plugin that serves a provider, installed or not."""
+    return provider.plugin or (provider.name if provider.name in plugins() else DEFAULT_PLUGIN)
+
+
 class Registry:
     """The configured providers, made when they are first used. Used from one asyncio loop."""
 
@@ -125,7 +130,7 @@ class Registry:
             raise ConfigError(settings.problem)
         name = settings.name
         installed = _installed()
-        plugin = settings.plugin or (name if name in installed else DEFAULT_PLUGIN)
+        plugin = plugin_of(settings)
         if plugin not in installed:
             raise ConfigError(
                 f"provider `{name}` wants the plugin `{plugin}`, which is not installed; {_nearest(plugin, installed)}"
