@@ -1,0 +1,35 @@
+"""The Lua scripts: one atomic step each. A table at the head of every file names its keys and arguments."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script as Redis knows it."""
+
+    name: str
+    source: bytes
+    #: What `EVALSHA` takes: the hexadecimal SHA-1 of the source.
+    sha: bytes
+
+
+def _read(name: str) -> Script:
+    source = Path(__file__).with_name(f"{name}.lua").read_bytes()
+    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+BEGIN = _read("begin")
+APPEND = _read("append")
+SEAL = _read("seal")
+RENEW = _read("renew")
+#: What the worker's side runs.
+LOG = (BEGIN, APPEND, SEAL, RENEW)
+
+#: What the worker does with queues and RQ's records.
+TAKE = _read("take")
+BOOK = _read("book")
+PUT_BACK = _read("put_back")

@@ -1,0 +1,36 @@
+-- Carry out commands that RQ's own code composed, as one step, if the job is still in the expected state.
+--
+-- KEYS[1]    guard `listed`:   rq:queue:<name>:intermediate, which must hold the id ARGV[2]; it is removed
+--            guard `running`:  rq:execution:<job>:<execution>, which must exist
+-- ARGV[1]    the guard
+-- ARGV[2]    `listed`:   the job's id
+--            `running`:  key of the job's dependents, which must not exist; empty where they do not matter
+-- ARGV[3]    `listed`:   key of the job's hash, whose status must not be `canceled`
+-- ARGV[4]    `listed`:   key of the execution that the commands create: where it exists, this is a re-send
+-- ARGV[5..]  commands, each as its number of words and the words
+--
+-- Returns 1 when done. 0: the job is not in that state any more. 2: `listed`, the job was cancelled;
+-- `running`, there are dependents. With 0 and 2, no command was carried out.
+
+if ARGV[1] == 'listed' then
+  if redis.call('LREM', KEYS[1], 1, ARGV[2]) == 0 then
+    return redis.call('EXISTS', ARGV[4])
+  end
+  if redis.call('HGET', ARGV[3], 'status') == 'canceled' then
+    return 2
+  end
+else
+  if redis.call('EXISTS', KEYS[1]) == 0 then
+    return 0
+  end
+  if ARGV[2] ~= '' and redis.call('EXISTS', ARGV[2]) == 1 then
+    return 2
+  end
+end
+local i = 5
+while i <= #ARGV do
+  local words = tonumber(ARGV[i])
+  redis.call(unpack(ARGV, i + 1, i + words))
+  i = i + words + 1
+end
+return 1
