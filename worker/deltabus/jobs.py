@@ -7,15 +7,22 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, cast
 
 import msgspec
+import structlog
 from redis import Redis
 from rq.job import Job, JobStatus
 
 from deltabus.allowlist import AllowList
-from deltabus.errors import InvalidRequest, PayloadTooLarge
+from deltabus.engine import Handler
+from deltabus.errors import InvalidRequest, PayloadTooLarge, UnknownTask
+
+log = structlog.get_logger("deltabus.jobs")
+
+#: Stands in for a payload that there is not.
+NO_CALL: Final = b'["", null, [], {}]'
 
 
 class JSONSerializer:
@@ -30,6 +37,14 @@ class JSONSerializer:
     def loads(data: bytes) -> Any:
         """The value; raises `msgspec.DecodeError`."""
         return msgspec.json.decode(data)
+
+
+class UnreadableJob(InvalidRequest):
+    """RQ cannot make a job of the hash; `fields` are why."""
+
+    def __init__(self, message: str, fields: Sequence[str]) -> None:
+        super().__init__(message, param=fields[0] if fields else None)
+        self.fields = fields
 
 
 class BusJob(Job):
@@ -62,10 +77,14 @@ class BusJob(Job):
         return self.allow.callback(name) if name else None
 
     def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
-        """RQ's webhooks, to allowed hosts only; the failure text stays here, as it may quote a payload."""
-        for webhook in self.webhooks:
-            self.allow.check_webhook(webhook.url)
-        super().send_webhooks(status, exc_string=None if exc_string is None else "see the job")
+        """RQ's webhooks, to allowed hosts only."""
+        for webhook in list(self.webhooks):
+            try:
+                self.allow.check_webhook(webhook.url)
+            except UnknownTask as exc:
+                log.warning("a webhook was not called", task=self.id, reason=exc.message)
+                self.webhooks.remove(webhook)
+        super().send_webhooks(status, exc_string=exc_string)
 
     @property
     def is_plain(self) -> bool:
@@ -93,20 +112,28 @@ def restore(job_id: str, fields: Mapping[bytes, bytes], *, connection: Redis, qu
         max_bytes: largest payload, uncompressed.
 
     Raises:
-        InvalidRequest: a field is missing or broken; `param` names it.
+        UnreadableJob: a field is missing or broken.
         PayloadTooLarge: the payload is over `max_bytes`.
     """
-    job = BusJob(job_id, connection=connection, serializer=JSONSerializer)
-    job.origin = queue
+    job = bare(job_id, connection=connection, queue=queue)
     if b"data" not in fields:
-        raise InvalidRequest("the job hash has no `data` field", param="data")
+        raise UnreadableJob("the job hash has no `data` field", ["data"])
     raw = dict(fields)
     raw[b"data"] = _inflate(raw[b"data"], max_bytes)
     try:
         job.restore(raw)
-    except (ValueError, TypeError, KeyError, AttributeError, msgspec.MsgspecError) as exc:
-        raise InvalidRequest(f"the job hash has a broken field: {exc}", param=_broken_field(raw)) from exc
+    except _UNREADABLE as exc:
+        broken = _broken_fields(raw)
+        raise UnreadableJob(f"the job hash cannot be read: {', '.join(broken)}: {exc}", broken) from exc
     job.origin = job.origin or queue
+    return job
+
+
+def bare(job_id: str, *, connection: Redis, queue: str) -> BusJob:
+    """A job of which only the id and the queue can be relied on, to record its failure with."""
+    job = BusJob(job_id, connection=connection, serializer=JSONSerializer)
+    job.origin = queue
+    job.data = NO_CALL
     return job
 
 
@@ -138,6 +165,19 @@ def argument(job: BusJob) -> Any:
     return args[0]
 
 
+def handler(job: BusJob) -> Handler:
+    """What runs the job: the handler of its task function.
+
+    Raises:
+        UnknownTask: the function is not registered, or was not made by `deltabus.tasks.task`.
+    """
+    function = job.func
+    found = getattr(function, "handler", None)
+    if found is None:
+        raise UnknownTask(f"`{job.func_name}` is registered, but not made by `deltabus.tasks.task`", param="function")
+    return cast("Handler", found)
+
+
 def _inflate(data: bytes, limit: int) -> bytes:
     """RQ compresses payloads; other languages need not. A bomb is not unpacked."""
     inflater = zlib.decompressobj()
@@ -150,20 +190,20 @@ def _inflate(data: bytes, limit: int) -> bytes:
     return plain
 
 
-def _broken_field(fields: Mapping[bytes, bytes]) -> str | None:
-    """Which field RQ stumbled over: the first without which the rest can be restored."""
-    for name in fields:
-        if name == b"data":
-            continue
+def _broken_fields(fields: Mapping[bytes, bytes]) -> list[str]:
+    """Which fields RQ stumbles over: each is tried alone."""
+    broken = []
+    for name, value in fields.items():
+        probe = Job("probe", serializer=JSONSerializer, connection=_NO_CONNECTION)
         try:
-            Job("probe", serializer=JSONSerializer, connection=_NO_CONNECTION).restore(
-                {key: value for key, value in fields.items() if key != name}
-            )
-        except (ValueError, TypeError, KeyError, AttributeError, msgspec.MsgspecError):
-            continue
-        return name.decode(errors="replace")
-    return None
+            probe.restore({b"data": b"", name: value})
+        except _UNREADABLE:
+            broken.append(name.decode(errors="replace"))
+    return broken
 
+
+#: What RQ's parsing of a hash raises, depending on the field.
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, msgspec.MsgspecError)
 
 #: `Job` wants a connection; restoring from a dict never uses it, and an unconnected client never connects.
 _NO_CONNECTION = Redis()

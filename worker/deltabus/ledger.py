@@ -1,0 +1,219 @@
+"""RQ's records of what this worker runs: started, finished, failed, cancelled; written in batches.
+
+RQ's own classes compose the commands, so that `rq info`, dashboards and stock workers find what they expect.
+The commands of one step go through one guarded script, and the steps of many jobs through one group commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, Final
+
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+from redis.client import Pipeline
+from redis.exceptions import ResponseError
+from rq.executions import Execution
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import JobStatus
+from rq.registry import CanceledJobRegistry
+from rq.results import Result
+from rq.utils import utcformat
+
+from deltabus.commit import GroupCommit, pack
+from deltabus.errors import BusUnavailable, ErrorInfo, TaskFailed
+from deltabus.jobs import BusJob, JSONSerializer
+from deltabus.scripts import BOOK
+
+#: Seconds after which stock RQ maintenance takes an execution for abandoned: what RQ's own worker asks for.
+#: Our own leases (see `recovery`) are much shorter; this one only must never run out before them.
+EXECUTION_TTL: Final = 120
+
+
+class Outcome(IntEnum):
+    """What became of a commit."""
+
+    #: The execution is not ours any more: nothing was written.
+    LOST = 0
+    DONE = 1
+    #: Other jobs depend on this one: RQ's own code must finish it. At the start: the job was cancelled.
+    REFUSED = 2
+
+
+class _Step:
+    """One guarded set of commands on its way to Redis (`commit.Item`)."""
+
+    __slots__ = ("_command", "_done")
+
+    def __init__(self, command: bytes, done: asyncio.Future[Outcome]) -> None:
+        self._command = command
+        self._done = done
+
+    def command(self) -> bytes:
+        return self._command
+
+    def answer(self, reply: Any) -> None:
+        if self._done.done():
+            return
+        if isinstance(reply, Exception):
+            self._done.set_exception(reply)
+        else:
+            self._done.set_result(Outcome(reply))
+
+    def give_up(self, error: BusUnavailable) -> None:
+        if not self._done.done():
+            self._done.set_exception(error)
+
+
+class Ledger:
+    """The bookkeeping of one worker.
+
+    Args:
+        connection: the worker's blocking client. RQ's objects want one; nothing is sent on it from here.
+        worker_key: key of RQ's hash of this worker.
+        failure_ttl: seconds for which failed and cancelled jobs are kept where they do not say so.
+    """
+
+    def __init__(
+        self, redis: Redis, connection: SyncRedis, *, worker_name: str, worker_key: str, failure_ttl: int
+    ) -> None:
+        self._redis = redis
+        self._connection = connection
+        self._worker_name = worker_name
+        self._worker_key = worker_key
+        self._failure_ttl = failure_ttl
+        self._commit = GroupCommit(redis, [BOOK])
+
+    async def start(self, job: BusJob, queue_key: str) -> tuple[Outcome, Execution]:
+        """Take a job out of the intermediate list and record that it runs.
+
+        LOST means that somebody else took it out; REFUSED that it was cancelled in the meantime.
+        """
+        pipeline = self._recorder()
+        execution = Execution.create(job, EXECUTION_TTL, pipeline=pipeline, worker_name=self._worker_name)
+        job.prepare_for_execution(self._worker_name, pipeline=pipeline)
+        pipeline.persist(job.key)
+        intermediate = IntermediateQueue.get_intermediate_queue_key(queue_key)
+        outcome = await self._submit(intermediate, ["listed", job.id, job.key, execution.key], pipeline)
+        return outcome, execution
+
+    async def mend(self, job: BusJob, broken: Sequence[str]) -> bool:
+        """Take broken fields out of a job's hash and put in what RQ needs to read it.
+
+        Returns:
+            False: the key is not a hash.
+        """
+        pipeline = self._redis.pipeline(transaction=True)
+        if broken:
+            pipeline.hdel(job.key, *broken)
+        for field, value in {"data": job.data, "origin": job.origin, "created_at": utcformat(job.created_at)}.items():
+            pipeline.hsetnx(job.key, field, value)  # type: ignore[arg-type] # bytes are as good as text
+        try:
+            await pipeline.execute()
+        except ResponseError as exc:
+            if "WRONGTYPE" in str(exc):
+                return False
+            raise
+        return True
+
+    async def drop(self, job: BusJob, queue_key: str) -> None:
+        """Forget an id for which RQ can have no records."""
+        await self._redis.lrem(IntermediateQueue.get_intermediate_queue_key(queue_key), 1, job.id)
+
+    async def succeed(self, job: BusJob, execution: Execution, result: Any, *, ttl: int) -> Outcome:
+        """Record a result, for `ttl` seconds (-1: for ever)."""
+        pipeline = self._ended(job, JobStatus.FINISHED, "successful_job_count")
+        self._result(job, execution, Result.Type.SUCCESSFUL, pipeline, ttl, return_value=result)
+        job.finished_job_registry.add(job, ttl, pipeline)
+        return await self._finish(job, execution, pipeline, ttl)
+
+    async def fail(self, job: BusJob, execution: Execution, error: ErrorInfo) -> Outcome:
+        """Record a failure, for the job's or the settings' `failure_ttl`."""
+        ttl = self._failure_ttl if job.failure_ttl is None else job.failure_ttl
+        pipeline = self._ended(job, JobStatus.FAILED, "failed_job_count")
+        self._result(job, execution, Result.Type.FAILED, pipeline, ttl, exc_string=str(TaskFailed(job.id, error)))
+        pipeline.zadd(job.failed_job_registry.key, {job.id: _now().timestamp() + ttl})
+        return await self._finish(job, execution, pipeline, ttl)
+
+    async def cancel(self, job: BusJob, execution: Execution) -> Outcome:
+        """Record that a running job was cancelled; kept as long as a failure."""
+        pipeline = self._ended(job, JobStatus.CANCELED, None)
+        CanceledJobRegistry(job.origin, self._connection, serializer=JSONSerializer).add(job, pipeline=pipeline)
+        job.cleanup(self._failure_ttl, pipeline=pipeline, remove_from_queue=False)
+        execution.delete(job, pipeline)
+        # RQ leaves the dependents of a cancelled job where they are.
+        return await self._submit(execution.key, ["running", ""], pipeline)
+
+    async def hand_back(self, job: BusJob, execution: Execution, queue_key: str) -> Outcome:
+        """Put a running job back to the front of its queue, as if it had not been taken."""
+        pipeline = self._recorder()
+        pipeline.hset(job.key, mapping={"status": JobStatus.QUEUED.value, "started_at": "", "worker_name": ""})
+        execution.delete(job, pipeline)
+        pipeline.lpush(queue_key, job.id)
+        # A job that others wait for goes back like any other: the second guard is the execution itself.
+        return await self._submit(execution.key, ["running", ""], pipeline)
+
+    async def renew(self, running: Iterable[tuple[BusJob, Execution]]) -> None:
+        """Renew RQ's own leases, in one pipeline."""
+        pipeline = self._redis.pipeline(transaction=False)
+        now = utcformat(_now())
+        for job, execution in running:
+            execution.heartbeat(job.started_job_registry, EXECUTION_TTL, pipeline)  # type: ignore[arg-type]
+            pipeline.hset(job.key, "last_heartbeat", now)
+        if len(pipeline):
+            await pipeline.execute()
+
+    async def aclose(self) -> None:
+        """Wait until everything is written."""
+        await self._commit.aclose()
+
+    def _recorder(self) -> Pipeline:
+        return self._connection.pipeline(transaction=False)
+
+    def _ended(self, job: BusJob, status: JobStatus, counter: str | None) -> Pipeline:
+        pipeline = self._recorder()
+        job.ended_at = _now()
+        job._status = status  # noqa: SLF001
+        pipeline.hset(job.key, mapping={"status": status.value, "ended_at": utcformat(job.ended_at)})
+        if counter:
+            pipeline.hincrby(self._worker_key, counter, 1)
+        if job.started_at:
+            seconds = (job.ended_at - job.started_at).total_seconds()
+            pipeline.hincrbyfloat(self._worker_key, "total_working_time", seconds)
+        return pipeline
+
+    def _result(
+        self, job: BusJob, execution: Execution, kind: Result.Type, pipeline: Pipeline, ttl: int, **content: Any
+    ) -> None:
+        Result.create(
+            job,
+            kind,
+            ttl,
+            worker_name=self._worker_name,
+            pipeline=pipeline,
+            execution_id=execution.id,
+            execution_started_at=execution.created_at,
+            execution_ended_at=job.ended_at,
+            **content,
+        )
+
+    async def _finish(self, job: BusJob, execution: Execution, pipeline: Pipeline, ttl: int) -> Outcome:
+        job.cleanup(ttl, pipeline=pipeline, remove_from_queue=False)
+        execution.delete(job, pipeline)
+        return await self._submit(execution.key, ["running", job.dependents_key], pipeline)
+
+    async def _submit(self, key: str, guard: Sequence[str], pipeline: Pipeline) -> Outcome:
+        arguments: list[Any] = [*guard, *([""] * (4 - len(guard)))]
+        for words, _ in pipeline.command_stack:
+            arguments.append(len(words))
+            arguments += (word if isinstance(word, bytes) else str(word) for word in words)
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._commit.submit(_Step(pack(BOOK, [key.encode()], arguments), done))
+        return await done
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

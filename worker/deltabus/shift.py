@@ -1,0 +1,225 @@
+"""One working life of an `AsyncWorker`: take jobs into slots until told to stop, then drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from redis.exceptions import RedisError
+from rq.worker.base import DequeueStrategy, WorkerStatus
+
+from deltabus import connections
+from deltabus.engine import Engine
+from deltabus.intake import BLOCK, Intake, Taken
+from deltabus.ledger import Ledger
+from deltabus.log import Log
+from deltabus.registry import Registry
+from deltabus.settings import Settings
+from deltabus.slot import Slot, Station
+from deltabus.vigil import Vigil
+
+if TYPE_CHECKING:
+    from deltabus.worker import AsyncWorker
+
+log = structlog.get_logger("deltabus.worker")
+
+#: Threads in which RQ's own code books what hangs on jobs: callbacks may block.
+BOOKKEEPERS: Final = 4
+
+#: Seconds between two looks at RQ's suspension switch while it is on.
+SUSPENSION_INTERVAL: Final = 1.0
+
+#: Seconds within which a second signal is the first one, seen twice (terminal and pool): RQ's rule.
+SIGNAL_ECHO: Final = 1.0
+
+#: Seconds in which jobs are handed back when the worker must leave.
+HAND_BACK_TIMEOUT: Final = 5.0
+
+#: First and longest pause, in seconds, between two tries to take jobs while Redis is away.
+BACKOFF: Final = (0.1, 5.0)
+
+
+class Shift:
+    """Runs the jobs of `worker`; `run` is called once.
+
+    Args:
+        burst: leave when the queues are empty.
+        max_jobs: leave after so many jobs.
+        max_idle_time: leave after so many seconds without a job.
+    """
+
+    def __init__(
+        self,
+        worker: AsyncWorker,
+        settings: Settings,
+        *,
+        burst: bool = False,
+        max_jobs: int | None = None,
+        max_idle_time: float | None = None,
+    ) -> None:
+        self._worker = worker
+        self._settings = settings
+        self._burst = burst
+        self._max_jobs = max_jobs
+        self._max_idle_time = max_idle_time
+        self._slots: dict[asyncio.Task[None], Slot] = {}
+        self._taken = 0
+        self._slot_freed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._leave = asyncio.Event()
+        self._stop_asked_at = 0.0
+        self._idle_since = time.monotonic()
+
+    def stop(self) -> None:
+        """Drain; asked again, leave at once. Called on the loop, by signals and commands."""
+        if not self._stop.is_set():
+            log.info("draining", running=len(self._slots), seconds=self._settings.drain_timeout)
+            self._stop_asked_at = time.monotonic()
+            self._stop.set()
+            self._slot_freed.set()
+            self._intake.stop()
+        elif time.monotonic() - self._stop_asked_at > SIGNAL_ECHO:
+            self._leave.set()
+
+    async def run(self) -> int:
+        """Work; returns how many jobs were taken."""
+        async with self._tools(), self._vigil.kept():
+            await self._take_jobs()
+            await self._drain()
+        return self._taken
+
+    @contextlib.asynccontextmanager
+    async def _tools(self) -> AsyncIterator[None]:
+        worker, settings = self._worker, self._settings
+        keys = {queue.name: queue.key for queue in worker.queues}
+        async with contextlib.AsyncExitStack() as stack:
+            redis = await stack.enter_async_context(connections.asynchronous(worker.connection))
+            event_log = Log(redis, settings)
+            stack.push_async_callback(event_log.aclose)
+            registry = Registry(settings)
+            stack.push_async_callback(registry.aclose)
+            ledger = Ledger(
+                redis,
+                worker.connection,
+                worker_name=worker.name,
+                worker_key=worker.key,
+                failure_ttl=settings.failure_ttl,
+            )
+            stack.push_async_callback(ledger.aclose)
+            self._intake = Intake(redis, list(keys.items()), max_bytes=settings.max_request_bytes)
+            stack.push_async_callback(self._intake.aclose)
+            engine = Engine(event_log, registry, settings)
+            self._station = Station(
+                worker=worker.name,
+                settings=settings,
+                result_ttl=worker.result_ttl,
+                queue_keys=keys,
+                connection=worker.connection,
+                engine=engine,
+                ledger=ledger,
+                books=worker,
+                bookkeepers=stack.enter_context(ThreadPoolExecutor(BOOKKEEPERS, "rq-bookkeeper")),
+            )
+            self._vigil = Vigil(worker, redis, engine, ledger, self._slots.values(), stop=self.stop)
+            yield
+
+    async def _take_jobs(self) -> None:
+        pause = BACKOFF[0]
+        while not self._stop.is_set():
+            try:
+                going_on = await self._take_some()
+                pause = BACKOFF[0]
+            except (RedisError, OSError) as exc:
+                log.warning("cannot take jobs, trying again", error=str(exc), seconds=pause)
+                await self._stopped_within(pause)
+                going_on, pause = True, min(pause * 2, BACKOFF[1])
+            if not going_on:
+                return
+
+    async def _take_some(self) -> bool:
+        """Fill free slots, waiting for a slot or a job where there is none. False: there is no reason to go on."""
+        if self._max_jobs is not None and self._taken >= self._max_jobs:
+            return False
+        if (room := self._room()) == 0:
+            await self._a_slot_is_freed()
+            return True
+        taken = await self._intake.take(room)
+        if not taken and self._burst:
+            if not self._slots or self._intake.suspended:
+                return False
+            await self._a_slot_is_freed()  # what ran there may have enqueued something
+            return True
+        if self._intake.suspended:
+            await self._vigil.show(WorkerStatus.SUSPENDED)
+            await self._stopped_within(SUSPENSION_INTERVAL)
+            return True
+        if not taken:
+            await self._vigil.show(WorkerStatus.BUSY if self._slots else WorkerStatus.IDLE)
+            if (patience := self._patience()) <= 0:
+                return False
+            taken = await self._intake.wait(room, patience)
+        for job in taken:
+            self._fill(job)
+        return True
+
+    def _room(self) -> int:
+        free = self._settings.concurrency - len(self._slots)
+        return free if self._max_jobs is None else min(free, self._max_jobs - self._taken)
+
+    def _patience(self) -> float:
+        """Seconds to wait for a job."""
+        if self._max_idle_time is None or self._slots:
+            return BLOCK
+        return self._max_idle_time - (time.monotonic() - self._idle_since)
+
+    def _fill(self, taken: Taken) -> None:
+        self._taken += 1
+        slot = Slot(self._station, taken)
+        task = asyncio.create_task(slot.process())
+        self._slots[task] = slot
+        task.add_done_callback(self._free)
+        if self._worker.dequeue_strategy != DequeueStrategy.DEFAULT:
+            self._intake.reorder(self._worker.order_after(taken.queue))
+
+    def _free(self, task: asyncio.Task[None]) -> None:
+        del self._slots[task]
+        self._idle_since = time.monotonic()
+        self._slot_freed.set()
+
+    async def _a_slot_is_freed(self) -> None:
+        self._slot_freed.clear()
+        if not self._stop.is_set():
+            await self._slot_freed.wait()
+
+    async def _stopped_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+    async def _drain(self) -> None:
+        """Let running jobs finish; when told to stop, only for so long, and hand the rest back."""
+        finished = asyncio.create_task(self._all_finished())
+        asked = asyncio.create_task(self._patience_is_over())
+        await asyncio.wait([finished, asked], return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if not finished.done():
+            log.info("handing back", jobs=len(self._slots))
+            for slot in self._slots.values():
+                slot.hand_back()
+            await asyncio.wait([finished], timeout=HAND_BACK_TIMEOUT)
+        for task in self._slots:
+            task.cancel()  # Redis is away: leases run out, and recovery takes them
+        await finished
+
+    async def _all_finished(self) -> None:
+        while self._slots:
+            await asyncio.wait(list(self._slots))
+
+    async def _patience_is_over(self) -> None:
+        await self._stop.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._leave.wait(), self._settings.drain_timeout)

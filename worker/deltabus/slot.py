@@ -1,0 +1,183 @@
+"""One job in one slot of an `AsyncWorker`: from the intermediate list to RQ's records."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from redis import Redis as SyncRedis
+from rq.executions import Execution
+
+from deltabus import jobs
+from deltabus.engine import Context, Ending, Engine, HandBack, Run
+from deltabus.errors import CancelRequested, ErrorInfo, Fenced, InvalidRequest, PayloadTooLarge, TaskError
+from deltabus.events import Cancelled, Completed, Failed, Terminal
+from deltabus.intake import Taken
+from deltabus.jobs import BusJob
+from deltabus.ledger import Ledger, Outcome
+from deltabus.settings import Settings
+
+log = structlog.get_logger("deltabus.worker")
+
+
+class Books(Protocol):
+    """RQ's own bookkeeping, for jobs on which more hangs than a result. It blocks: threads call it."""
+
+    def book_success(self, job: BusJob, execution: Execution, result: Any) -> None: ...
+    def book_failure(self, job: BusJob, execution: Execution, error: ErrorInfo) -> None: ...
+    def book_stopped(self, job: BusJob, execution: Execution) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """What all slots of a worker share."""
+
+    worker: str
+    settings: Settings
+    #: Seconds for which results are kept where a job does not say so.
+    result_ttl: int
+    queue_keys: Mapping[str, str]
+    connection: SyncRedis
+    engine: Engine
+    ledger: Ledger
+    books: Books
+    bookkeepers: Executor
+
+
+class Slot:
+    """Processes one job; `process` is called once."""
+
+    def __init__(self, station: Station, taken: Taken) -> None:
+        self._station = station
+        self._queue_key = station.queue_keys[taken.queue]
+        self._stopped = False
+        self.job = jobs.bare(taken.id, connection=station.connection, queue=taken.queue)
+        #: RQ's record of the job's running, once it is written.
+        self.execution: Execution | None = None
+        self._run = Run(
+            task=taken.id,
+            queue=taken.queue,
+            handler=_no_handler,
+            argument=None,
+            timeout=float(station.settings.job_timeout),
+            worker=station.worker,
+            is_booked=self._is_booked,
+        )
+        self._error: TaskError | None = None
+        try:
+            self._read(taken)
+        except TaskError as error:
+            self._error = error
+            self.job.retries_left = 0  # it would fail again
+
+    @property
+    def task(self) -> str:
+        """The task's id, which is the job's."""
+        return self._run.task
+
+    def cancel(self, reason: str | None) -> None:
+        """End the task as `cancelled`."""
+        self._run.interrupt(CancelRequested(reason))
+
+    def stop(self) -> None:
+        """End the task as RQ's stop command wants it: `cancelled` on the log, stopped in RQ's records."""
+        self._stopped = True
+        self._run.interrupt(CancelRequested("stopped by RQ's stop command"))
+
+    def hand_back(self) -> None:
+        """End the attempt and put the task back to the front of its queue, as if it had not been taken."""
+        self._run.interrupt(HandBack("the worker is shutting down"))
+
+    async def process(self) -> None:
+        """Start, run and book the job. Never raises: what cannot be booked is left to recovery."""
+        try:
+            if isinstance(self._error, jobs.UnreadableJob) and not await self._mend(self._error):
+                return
+            outcome, self.execution = await self._station.ledger.start(self.job, self._queue_key)
+            if outcome is Outcome.LOST:
+                return
+            self._run.execution = self.execution.id
+            if outcome is Outcome.REFUSED:
+                await self._settle(Cancelled(task=self.task, at=time.time(), reason="cancelled before it began"))
+                return
+            await self._book(await self._perform(), self.execution)
+        except Fenced:
+            log.warning("fenced: a newer attempt owns this task; nothing is recorded", task=self.task)
+        except Exception:
+            log.exception("a job could not be processed; recovery will find it", task=self.task)
+
+    def _read(self, taken: Taken) -> None:
+        """Make a job of the hash, and a run of the job.
+
+        Raises:
+            TaskError: what is wrong with either.
+        """
+        limit = self._station.settings.max_request_bytes
+        if taken.oversize is not None:
+            raise PayloadTooLarge(
+                f"the payload has {taken.oversize} bytes; {limit} are allowed (`max_request_bytes`)", param="data"
+            )
+        if not taken.fields:
+            raise jobs.UnreadableJob("the queue holds this id, but there is no job hash: it expired or never was", [])
+        job = jobs.restore(
+            taken.id, taken.fields, connection=self._station.connection, queue=taken.queue, max_bytes=limit
+        )
+        self.job = job
+        run = self._run
+        run.argument = jobs.argument(job)
+        run.handler = jobs.handler(job)
+        run.timeout = run.timeout if job.timeout is None else float(job.timeout)
+        run.result_ttl = job.result_ttl
+        run.retried_by_rq = job.should_retry
+
+    async def _perform(self) -> Ending:
+        if self._error is not None:
+            return await self._settle(Failed(task=self.task, at=time.time(), error=self._error.info))
+        return await self._station.engine.run(self._run)
+
+    async def _mend(self, error: jobs.UnreadableJob) -> bool:
+        """Make the job's hash readable, so that RQ's tools can show the failure. False: there cannot be a hash."""
+        if await self._station.ledger.mend(self.job, error.fields):
+            return True
+        await self._settle(Failed(task=self.task, at=time.time(), error=error.info))
+        await self._station.ledger.drop(self.job, self._queue_key)
+        return False
+
+    async def _settle(self, event: Terminal) -> Ending:
+        return await self._station.engine.settle(self._run, event)
+
+    async def _book(self, ending: Ending, execution: Execution) -> None:
+        """Record the ending with RQ: in the shared pipeline, or by RQ's own code where more hangs on the job."""
+        job, ledger, books = self.job, self._station.ledger, self._station.books
+        if isinstance(ending, Completed):
+            ttl = job.get_result_ttl(self._station.result_ttl)
+            if not job.is_plain or await ledger.succeed(job, execution, ending.result, ttl=ttl) is Outcome.REFUSED:
+                await self._by_rq(books.book_success, job, execution, ending.result)
+        elif isinstance(ending, Failed):
+            if not job.is_plain or await ledger.fail(job, execution, ending.error) is Outcome.REFUSED:
+                await self._by_rq(books.book_failure, job, execution, ending.error)
+        elif isinstance(ending, Cancelled):
+            if self._stopped:
+                await self._by_rq(books.book_stopped, job, execution)
+            else:
+                await ledger.cancel(job, execution)
+        elif ending.error is not None:
+            await self._by_rq(books.book_failure, job, execution, ending.error)
+        else:
+            await ledger.hand_back(job, execution, self._queue_key)
+
+    async def _by_rq(self, book: Any, *args: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._station.bookkeepers, book, *args)
+
+    async def _is_booked(self, event: Terminal) -> bool:
+        result = await asyncio.to_thread(self.job.latest_result)
+        return result is not None and result.execution_id == event.execution
+
+
+async def _no_handler(_: Context) -> Any:
+    raise InvalidRequest("this job has no task function")

@@ -1,0 +1,126 @@
+"""The functions whose dotted paths jobs hold: `deltabus.tasks.chat`, and whatever else `task` decorates.
+
+`AsyncWorker` runs a task's handler on its loop. RQ's own workers call the function as they call any:
+then it brings a loop, a log and providers of its own along, for one task at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from functools import wraps
+from typing import Any, Final, Protocol, cast
+
+from rq import get_current_job
+from rq.job import Job
+
+from deltabus import chat as rules
+from deltabus import connections
+from deltabus.accumulator import Accumulator
+from deltabus.engine import Context, Engine, Handler, Run
+from deltabus.errors import PayloadTooLarge, TaskCancelled, TaskFailed
+from deltabus.events import Cancelled, Completed, Terminal
+from deltabus.log import Log
+from deltabus.provider import ChatRequest, Completion
+from deltabus.registry import Registry
+from deltabus.settings import load
+
+#: RQ's default for jobs without a timeout (`rq.Queue.DEFAULT_TIMEOUT`), seconds.
+RQ_TIMEOUT: Final = 180
+
+
+class TaskFunction(Protocol):
+    """What `task` makes: RQ calls it with the envelope, `AsyncWorker` takes its `handler`."""
+
+    handler: Handler
+
+    def __call__(self, envelope: dict[str, Any]) -> Coroutine[Any, Any, Any]: ...
+
+
+def task(handler: Handler) -> TaskFunction:
+    """Make a task function of a handler, for registration under the entry point `deltabus.tasks`.
+
+    The handler is called with a `Context`; what it returns is the result (JSON), what it writes to
+    `context.attempt` is streamed, and a `TaskError` that it raises is how the task fails.
+    """
+
+    @wraps(cast("Callable[..., Any]", handler))
+    async def call(envelope: dict[str, Any]) -> Any:
+        return await _under_stock_rq(handler, envelope)
+
+    function = cast("TaskFunction", call)
+    function.handler = handler
+    return function
+
+
+@task
+async def chat(context: Context) -> Any:
+    """A chat completion: checks the request, streams the provider's chunks, returns the `chat.completion`."""
+    envelope, attempt = context.envelope, context.attempt
+    model = envelope.request.get("model")
+    provider = context.registry.resolve(envelope.provider, model if isinstance(model, str) else None)
+    body = rules.prepare(envelope.request, provider.capabilities)
+    request = ChatRequest(
+        body=body,
+        headers=envelope.headers,
+        task=context.task,
+        attempt=attempt.number,
+        deadline=context.ends_at,
+    )
+    answer = Accumulator()
+    attempt.snapshot = answer.snapshot
+    room = context.settings.max_answer_bytes
+    async with aclosing(provider.chat(request)) as items:  # type: ignore[type-var] # an async generator in practice
+        async for item in items:
+            if isinstance(item, Completion):
+                return item.data
+            answer.add(item.data)
+            context.partial = answer.completion
+            await attempt.write(item.raw)
+            room -= len(item.raw)
+            if room < 0:
+                raise PayloadTooLarge(f"the answer is over {context.settings.max_answer_bytes} bytes")
+    return answer.completion()
+
+
+async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
+    job = get_current_job()
+    if job is None:
+        raise RuntimeError("a task function runs inside a job; enqueue it, or use deltabus.testing.memory_bus()")
+    settings = load()
+    registry = Registry(settings)
+    async with connections.asynchronous(job.connection) as redis:
+        log = Log(redis, settings)
+        try:
+            ending = await Engine(log, registry, settings).run(
+                Run(
+                    task=job.id,
+                    queue=job.origin,
+                    handler=handler,
+                    argument=envelope,
+                    timeout=float(job.timeout or RQ_TIMEOUT),
+                    worker=job.worker_name or "rq",
+                    execution=_execution(job),
+                    retried_by_rq=job.should_retry,
+                    is_booked=lambda event: _is_booked(job, event),
+                )
+            )
+        finally:
+            await log.aclose()
+            await registry.aclose()
+    if isinstance(ending, Completed):
+        return ending.result
+    if isinstance(ending, Cancelled):
+        raise TaskCancelled(job.id, ending.reason)
+    assert ending.error is not None  # only a failure makes RQ retry
+    raise TaskFailed(job.id, ending.error)
+
+
+def _execution(job: Job) -> str | None:
+    executions = job.get_executions()
+    return executions[-1].id if executions else None
+
+
+async def _is_booked(job: Job, event: Terminal) -> bool:
+    result = job.latest_result()
+    return result is not None and result.execution_id == event.execution

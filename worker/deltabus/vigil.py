@@ -1,0 +1,149 @@
+"""What an `AsyncWorker` does besides running jobs: heartbeats, leases, commands, cancels, RQ's maintenance."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from rq.worker.base import WorkerStatus
+
+from deltabus import keys
+from deltabus.engine import Engine
+from deltabus.ledger import Ledger
+from deltabus.slot import Slot
+
+if TYPE_CHECKING:
+    from deltabus.worker import AsyncWorker
+
+log = structlog.get_logger("deltabus.worker")
+
+#: Seconds between two renewals of RQ's own leases, which last `ledger.EXECUTION_TTL`.
+RQ_LEASE_INTERVAL: Final = 30.0
+
+#: Seconds before a lost subscription is made anew.
+RECONNECT: Final = 0.5
+
+
+class Vigil:
+    """The background duties of one shift.
+
+    Args:
+        slots: the jobs that are running at any moment.
+        stop: called for RQ's shutdown command.
+    """
+
+    def __init__(
+        self,
+        worker: AsyncWorker,
+        redis: Redis,
+        engine: Engine,
+        ledger: Ledger,
+        slots: Collection[Slot],
+        *,
+        stop: Callable[[], None],
+    ) -> None:
+        self._worker = worker
+        self._redis = redis
+        self._engine = engine
+        self._ledger = ledger
+        self._slots = slots
+        self._stop = stop
+        self._shown: WorkerStatus | None = None
+        self._rq_leases_due = time.monotonic() + RQ_LEASE_INTERVAL
+
+    @contextlib.asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Keep vigil while the block runs."""
+        duties = [asyncio.create_task(duty()) for duty in (self._beat, self._listen, self._maintain)]
+        try:
+            yield
+        finally:
+            for duty in duties:
+                duty.cancel()
+            await asyncio.gather(*duties, return_exceptions=True)
+
+    async def show(self, status: WorkerStatus) -> None:
+        """Let RQ's tools see the worker's state, where it has changed."""
+        if status is not self._shown:
+            await self._redis.hset(self._worker.key, "state", status.value)
+            self._worker._state = status.value  # noqa: SLF001 # set_state() would block the loop
+            self._shown = status
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                await self._beat_once()
+            except (RedisError, OSError) as exc:
+                log.warning("no heartbeat", error=str(exc))
+            await asyncio.sleep(self._worker.settings.heartbeat_interval)
+
+    async def _beat_once(self) -> None:
+        if self._slots:
+            await self.show(WorkerStatus.BUSY)
+        pipeline = self._redis.pipeline(transaction=False)
+        self._worker.heartbeat(pipeline=pipeline)  # type: ignore[arg-type] # it only composes commands
+        created, *_ = await pipeline.execute()
+        if created:  # Redis lost the worker's hash, or this process slept for longer than it lives
+            await asyncio.to_thread(self._worker.register_again)
+            self._shown = None
+        await self._engine.renew()
+        if time.monotonic() >= self._rq_leases_due:
+            self._rq_leases_due = time.monotonic() + RQ_LEASE_INTERVAL
+            await self._ledger.renew([(slot.job, slot.execution) for slot in self._slots if slot.execution])
+
+    async def _listen(self) -> None:
+        """Commands to this worker, and cancels to anybody. What is lost while Redis is away, heartbeats find."""
+        while True:
+            try:
+                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    await pubsub.subscribe(self._worker.pubsub_channel_name, keys.CANCEL_CHANNEL)
+                    async for message in pubsub.listen():
+                        await self._receive(message)
+            except (RedisError, OSError) as exc:
+                log.warning("not listening to commands, trying again", error=str(exc))
+            await asyncio.sleep(RECONNECT)
+
+    async def _receive(self, message: dict[str, Any]) -> None:
+        if message["channel"] == keys.CANCEL_CHANNEL.encode():
+            task = message["data"].decode(errors="replace")
+            for slot in list(self._slots):
+                if slot.task == task:
+                    reason = await self._redis.get(keys.cancel(task))
+                    slot.cancel(str(reason, "utf-8", "replace") if isinstance(reason, bytes) else reason)
+            return
+        try:
+            command = msgspec.json.decode(message["data"], type=dict[str, Any])
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            log.warning("a command that is not a JSON object was ignored")
+            return
+        self._obey(command)
+
+    def _obey(self, command: dict[str, Any]) -> None:
+        """RQ's commands: see `rq.command`."""
+        kind = command.get("command")
+        if kind == "shutdown":
+            self._stop()
+        elif kind in ("stop-job", "stop-execution"):
+            wanted = command.get("execution_id") if kind == "stop-execution" else None
+            for slot in list(self._slots):
+                execution = slot.execution.id if slot.execution else None
+                if slot.task == command.get("job_id") and wanted in (None, execution):
+                    slot.stop()
+        else:
+            log.warning("a command that has no meaning here was ignored", command=str(kind)[:50])
+
+    async def _maintain(self) -> None:
+        """RQ's maintenance, in a thread, as often as RQ does it."""
+        while True:
+            try:
+                await asyncio.to_thread(self._worker.run_maintenance_tasks)
+            except (RedisError, OSError) as exc:
+                log.warning("maintenance put off", error=str(exc))
+            await asyncio.sleep(self._worker.maintenance_interval)

@@ -1,0 +1,179 @@
+"""`AsyncWorker`: an RQ worker that runs hundreds of jobs at once on one asyncio loop.
+
+    rq worker -w deltabus.worker.AsyncWorker -S json chat file
+
+To RQ it is a worker like any other: registered, visible, commanded and suspended as they are. What RQ
+does for one job in one process, `Shift` does for many; whatever hangs on a job besides its result
+(callbacks, dependents, repeats, retries, webhooks, rate limits) is left to RQ's own code, in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+from rq.callbacks import execute_stopped_callback
+from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT, DEFAULT_RESULT_TTL
+from rq.executions import Execution
+from rq.job import Job
+from rq.job_lifecycle import call_exception_handlers
+from rq.queue import Queue
+from rq.timeouts import TimerDeathPenalty
+from rq.worker.base import BaseWorker, DequeueStrategy
+
+from deltabus.allowlist import AllowList
+from deltabus.errors import ErrorInfo, TaskFailed
+from deltabus.jobs import BusJob, JSONSerializer
+from deltabus.queues import BusQueue
+from deltabus.settings import Settings, load
+from deltabus.shift import Shift
+
+log = structlog.get_logger("deltabus.worker")
+
+
+class AsyncWorker(BaseWorker):
+    """An RQ worker with one asyncio loop and `settings.concurrency` slots.
+
+    Args:
+        queues: names or RQ queues, highest priority first.
+        settings: None reads `deltabus.toml` and the environment, as always.
+
+    Other arguments are RQ's. The serializer is JSON and the job class is `BusJob`, whatever is asked for.
+    """
+
+    #: Callbacks run in threads, where RQ's alarm signals do not work.
+    death_penalty_class = TimerDeathPenalty
+    job_class = BusJob
+    queue_class = BusQueue
+
+    def __init__(
+        self, queues: Any, name: str | None = None, *args: Any, settings: Settings | None = None, **kwargs: Any
+    ) -> None:
+        kwargs |= {
+            "serializer": JSONSerializer,
+            "job_class": BusJob,
+            "queue_class": BusQueue,
+            "log_job_description": False,
+        }
+        names: list[str] = [getattr(queue, "name", queue) for queue in (queues if isinstance(queues, list | tuple) else [queues])]
+        super().__init__(names, name, *args, **kwargs)
+        self.log_result_lifespan = False
+        self._settings = settings
+        #: RQ marks a stopped job by one attribute of the worker: one at a time may use it.
+        self._stopping = threading.Lock()
+
+    @property
+    def settings(self) -> Settings:
+        """The worker's settings, read at the first use: RQ also makes workers only to look at them."""
+        if self._settings is None:
+            self._settings = load()
+        return self._settings
+
+    @property
+    def result_ttl(self) -> int:
+        """Seconds for which results are kept where a job does not say so. RQ's own default counts as not set."""
+        chosen = int(self.default_result_ttl)
+        return self.settings.result_ttl if chosen == DEFAULT_RESULT_TTL else chosen
+
+    def work(  # noqa: PLR0917 # RQ's signature
+        self,
+        burst: bool = False,
+        logging_level: str | None = None,
+        date_format: str = DEFAULT_LOGGING_DATE_FORMAT,
+        log_format: str = DEFAULT_LOGGING_FORMAT,
+        max_jobs: int | None = None,
+        max_idle_time: int | None = None,
+        with_scheduler: bool = False,
+        dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
+    ) -> bool:
+        """Work until told to stop, or as `burst`, `max_jobs` and `max_idle_time` say; see `BaseWorker.work`.
+
+        Returns:
+            whether any job was taken.
+        """
+        BusJob.allow = AllowList(self.settings.webhook_hosts)
+        self._dequeue_strategy = dequeue_strategy
+        self.default_result_ttl = self.result_ttl
+        self.bootstrap(logging_level, date_format, log_format)
+        if with_scheduler:
+            self._start_scheduler(burst, logging_level, date_format, log_format)
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                return runner.run(self._work(burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time)) > 0
+        finally:
+            with contextlib.suppress(RedisError):
+                self.teardown()  # type: ignore[no-untyped-call]
+
+    async def _work(self, *, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
+        shift = Shift(self, self.settings, burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time)
+        if threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, shift.stop)
+        return await shift.run()
+
+    def subscribe(self) -> None:
+        """Commands are received on the loop, by `Shift`; RQ would start a thread."""
+
+    def order_after(self, queue: str) -> Sequence[str]:
+        """Queue names in the order in which to look at them next (RQ's dequeue strategies)."""
+        self.reorder_queues(next(known for known in self._ordered_queues if known.name == queue))
+        return [known.name for known in self._ordered_queues]
+
+    @property
+    def dequeue_strategy(self) -> DequeueStrategy:
+        """In which order queues are looked at."""
+        return self._dequeue_strategy or DequeueStrategy.DEFAULT
+
+    def register_again(self) -> None:
+        """Come back after Redis has lost the worker's hash."""
+        self.connection.delete(self.key)
+        self.register_birth()  # type: ignore[no-untyped-call]
+
+    # What follows runs in a thread: RQ's own code, for jobs on which more hangs than a result.
+
+    def book_success(self, job: BusJob, execution: Execution, result: Any) -> None:
+        """Success callback, result, repeat, dependents, rate limit, webhooks: as RQ does it."""
+        queue = self._queue(job)
+        try:
+            self._finalize_success(job, queue, execution, result)
+        except Exception as exc:  # noqa: BLE001 # the job's own callback: recorded as RQ records it
+            self._finalize_failure(job, queue, execution, (type(exc), exc, exc.__traceback__))
+
+    def book_failure(self, job: BusJob, execution: Execution, error: ErrorInfo) -> None:
+        """Failure callback, retry or failure record, dependents, rate limit, webhooks: as RQ does it."""
+        exc = TaskFailed(job.id, error)
+        self._finalize_failure(job, self._queue(job), execution, (TaskFailed, exc, None))
+
+    def book_stopped(self, job: BusJob, execution: Execution) -> None:
+        """The record of a job that RQ's stop command ended."""
+        job.ended_at = job.ended_at or job.last_heartbeat
+        try:
+            execute_stopped_callback(job, self.death_penalty_class)
+        except Exception:
+            log.exception("the stopped callback failed", task=job.id)
+        with self._stopping:
+            self._stopped_job_id = job.id
+            self.handle_job_failure(job, self._queue(job), exc_string="stopped on request", execution=execution)
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Call the exception handlers, without RQ's log line, which holds the job's arguments."""
+        log.info("job failed", task=job.id, queue=job.origin, error=str(exc_info[1]))
+        call_exception_handlers(self._exc_handlers, job, *exc_info)
+
+    def _queue(self, job: BusJob) -> Queue:
+        return self.queue_class(job.origin, connection=self.connection, job_class=BusJob, serializer=JSONSerializer)
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # no wheel for this platform
+        return None
+    return uvloop.new_event_loop
