@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 from deltabus.provider import ChatRequest, Chunk, Completion, Health, Provider, StreamTruncated
 from deltabus_echo import script as scripts
 from deltabus_echo.answer import Answer
+from deltabus_echo.pace import Pace
 from deltabus_echo.script import Script
 
 #: Steps between two turns of the loop where the script has no interval, so that one long answer
@@ -34,14 +35,15 @@ class EchoProvider(Provider):
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         self.name = name
         self._defaults = scripts.of_settings(settings)
+        self._pace: Pace | None = None
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Chunk | Completion]:
         """Say the answer; see `Provider.chat` and `deltabus_echo.script.Script`."""
         script = scripts.of_request(request.body, self._defaults)
         answer = Answer(request, script)
         fault, after = _fault(script, request.attempt)
-        loop = asyncio.get_running_loop()
-        due = loop.time()
+        pace = self._pace_of(asyncio.get_running_loop())
+        due = pace.loop.time()
         said = 0
         for step, (words, chunks) in enumerate(answer.steps()):
             # Before the role chunk, a script's fault is one before the first byte.
@@ -49,7 +51,7 @@ class EchoProvider(Provider):
                 await self._strike(fault, script)
             if step and script.interval:
                 due += script.interval
-                await asyncio.sleep(max(0.0, due - loop.time()))
+                await pace.until(due)
             elif step % STEPS_A_TURN == 0:
                 await asyncio.sleep(0)
             if request.stream:
@@ -62,6 +64,12 @@ class EchoProvider(Provider):
     async def check(self) -> Health:
         """There is nothing to reach."""
         return Health(ok=True, detail="answers by itself: no server, no key", models=("echo",))
+
+    def _pace_of(self, loop: asyncio.AbstractEventLoop) -> Pace:
+        # Where each task gets a loop of its own, a former loop's timers will not wake anybody.
+        if self._pace is None or self._pace.loop is not loop:
+            self._pace = Pace(loop)
+        return self._pace
 
     async def _strike(self, fault: str, script: Script) -> NoReturn:
         if fault == "stall":
