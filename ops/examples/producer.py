@@ -1,4 +1,6 @@
-"""Enqueues a chat task with stock RQ and prints its id:  python producer.py "Say hello" [model]
+"""Enqueues a chat task with stock RQ and prints its id.
+
+    python producer.py "Say hello" [model]
 
 Needs `rq` and nothing of deltabus. REDIS_URL and DELTABUS_QUEUE say where to.
 """
