@@ -72,6 +72,7 @@ def test_the_file_is_the_argument_or_the_variable_or_the_working_directory(confi
         ("DELTABUS_WEBHOOK_HOSTS", "hooks.example", "webhook_hosts", ("hooks.example",)),
         ("DELTABUS_DRAIN_TIMEOUT", "0", "drain_timeout", 0.0),
         ("DELTABUS_HEARTBEAT_INTERVAL", "0.5", "heartbeat_interval", 0.5),
+        ("DELTABUS_RESULT_TTL", "-1", "result_ttl", -1),
         ("DELTABUS_LOG_FORMAT", "JSON", "log_format", "json"),
         ("DELTABUS_REDIS_URL", "unix:///run/redis.sock", "redis_url", "unix:///run/redis.sock"),
         ("REDIS_URL", "rediss://h:1/2", "redis_url", "rediss://h:1/2"),
@@ -132,6 +133,10 @@ def test_bad_toml_is_reported_with_its_line(config, text, place):
         ("lease = nan", "`lease` in {file} must be a number (seconds) above 0, not nan"),
         ('lease = "30s"', "`lease` in {file} must be a number (seconds), not a string"),
         ("drain_timeout = -1", "`drain_timeout` in {file} must be a number (seconds) of at least 0, not -1"),
+        (
+            "failure_ttl = 0",
+            "`failure_ttl` in {file} must be a whole number (seconds) above 0 (or -1: for ever), not 0",
+        ),
         ("max_log_bytes = [1]", "`max_log_bytes` in {file} must be a whole number (bytes), not a list of other things"),
         ('queues = "chat"', "`queues` in {file} must be a list of names, not a string"),
         ("queues = [1]", "`queues` in {file} must be a list of names, not a list of other things"),

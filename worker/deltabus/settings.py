@@ -45,6 +45,9 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
 #: Fields of which 0 makes sense; every other number must be above it.
 _MAY_BE_ZERO: Final = frozenset({"drain_timeout"})
 
+#: Fields of which -1 means for ever, as it does to RQ.
+_MAY_BE_FOREVER: Final = frozenset({"result_ttl", "failure_ttl"})
+
 _REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
 
 
@@ -70,9 +73,9 @@ class Settings:
     queues: tuple[str, ...] = ("chat", "file")
     #: Attempts that one process runs at once.
     concurrency: int = 100
-    #: For how long a log and a result live after the terminal event.
+    #: For how long a log and a result live after the terminal event; -1: for ever.
     result_ttl: int = 3600
-    #: For how long RQ keeps a failed job.
+    #: For how long RQ keeps a failed job; -1: for ever.
     failure_ttl: int = 7 * 24 * 3600
     #: Seconds an attempt may take where neither job nor envelope says so.
     job_timeout: int = 3600
@@ -257,9 +260,11 @@ def _number_problem(name: str, value: Any, *, whole: bool) -> str | None:
     wanted = f"must be a {'whole ' if whole else ''}number ({unit})"
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         return f"{wanted}, not {kind(value)}"
-    may_be_zero = name in _MAY_BE_ZERO
-    if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
-        return f"{wanted} {'of at least' if may_be_zero else 'above'} 0, not {value}"
+    if (value == 0 and name in _MAY_BE_ZERO) or (value == -1 and name in _MAY_BE_FOREVER):
+        return None
+    if not math.isfinite(value) or value <= 0:
+        least = "of at least 0" if name in _MAY_BE_ZERO else "above 0"
+        return f"{wanted} {least}{' (or -1: for ever)' if name in _MAY_BE_FOREVER else ''}, not {value}"
     return None
 
 
