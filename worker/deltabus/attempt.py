@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from deltabus import events, keys
-from deltabus.commit import GroupCommit, pack
+from deltabus.commit import Call, GroupCommit, pack
 from deltabus.errors import BusUnavailable, CancelRequested, DeltabusError, Fenced, Internal, Sealed
 from deltabus.events import Progress, Retrying, Terminal
 from deltabus.scripts import APPEND, RENEW, SEAL
@@ -48,27 +48,6 @@ class Names:
         """The call that seals the log where its last event is `after`; any log, where `after` is empty."""
         message = events.encode(msgspec.structs.replace(event, id=keys.SEAL))
         return pack(SEAL, self.keys, (message, after, self.channel, self.reply_to, self.results, self.ttl))
-
-
-class Call:
-    """A script call with an answer that somebody waits for: an item of `GroupCommit`."""
-
-    __slots__ = ("done", "packed")
-
-    def __init__(self, packed: bytes) -> None:
-        self.packed = packed
-        self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def command(self) -> bytes | None:
-        return self.packed
-
-    def answer(self, reply: Any) -> None:
-        if not self.done.done():
-            self.done.set_result(reply)
-
-    def give_up(self, error: BusUnavailable) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
 
 
 def refusal(task: str, reply: Any) -> DeltabusError:
@@ -208,7 +187,7 @@ class Attempt:
         try:
             call = Call(pack(RENEW, self._names.keys, (f"{self.number}-{self._n}", RUNNING_TTL)))
             self._commit.submit(call)
-            reply = await call.done
+            reply = await call.reply
             if self._over is None:
                 self._took(reply)
                 self._submit()

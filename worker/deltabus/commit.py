@@ -1,7 +1,7 @@
-"""Group commit: script calls from hundreds of tasks, sent in few pipelines, until Redis has answered.
+"""Group commit: commands of hundreds of tasks, sent in few pipelines, until Redis has answered.
 
 What becomes ready while a pipeline is in flight goes into the next one; an idle connection sends at
-once. There is one pipeline at a time, so calls of one item never overtake each other, and no timer.
+once. There is one pipeline at a time, so commands of one item never overtake each other, and no timer.
 
 Nothing is given up while Redis is away: what has no answer is sent again, byte for byte, and the
 scripts recognise what they have done already. Redis counts as away when it cannot be reached, does
@@ -11,15 +11,17 @@ not answer in time, loads its data, is a replica, or is out of memory.
 from __future__ import annotations
 
 import asyncio
-import math
+import logging
 import random
 import re
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import hiredis
 import redis.asyncio
-import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
@@ -34,13 +36,17 @@ from redis.exceptions import (
 from deltabus.errors import BusUnavailable
 from deltabus.scripts import Script
 
+#: Bytes of one pipeline, give or take a command: what has piled up goes out in portions that a slow line can take.
+BATCH_BYTES: Final = 4 * 1024 * 1024
+
 #: Seconds to wait for the answers to one pipeline before it is sent again on a new connection.
 REPLY_TIMEOUT: Final = 10.0
 
 #: Seconds that `aclose` gives to what is pending.
 FLUSH_TIMEOUT: Final = 5.0
 
-#: First and longest pause, in seconds, between two tries to reach Redis; halved at random, so that workers spread.
+#: First and longest pause, in seconds, between two tries to reach Redis. Up to half is taken off, so that workers
+#: do not all come back in the same moment.
 BACKOFF: Final = (0.02, 1.0)
 
 #: Error replies that say "not now" rather than "no". redis-py turns some prefixes into classes; in the others, and
@@ -50,12 +56,30 @@ _NOT_NOW_TEXT: Final = re.compile(
     r"\b(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|UNKILLABLE)\b"
 )
 
-_log = structlog.get_logger(__name__)
+# The standard library's, because producers load this module too.
+_log = logging.getLogger(__name__)
 
 
 def pack(script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> bytes:
     """One script call as it goes over the wire."""
     return hiredis.pack_command((b"EVALSHA", script.sha, len(keys), *keys, *arguments))
+
+
+def own_connection(client: redis.asyncio.Redis) -> Any:
+    """A connection as the client's pool makes them, for one user who looks after retries and timeouts himself.
+
+    It speaks RESP2, in which redis-py takes published messages as they come. (Its asyncio connections
+    have no common base class, hence the type.)
+    """
+    pool = client.connection_pool
+    options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, "protocol": 2}
+    return pool.connection_class(**{**pool.connection_kwargs, **options})
+
+
+def address(client: redis.asyncio.Redis) -> str:
+    """Where the client's server is, without credentials."""
+    where = client.connection_pool.connection_kwargs
+    return str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
 
 
 class Item(Protocol):
@@ -65,24 +89,53 @@ class Item(Protocol):
         """What to send, packed; asked when the pipeline is formed. None: nothing any more."""
 
     def answer(self, reply: Any) -> None:
-        """The reply: what the script returned, or the `ResponseError` that says it never will."""
+        """The reply: what Redis returned, or the `ResponseError` that says it never will."""
 
     def give_up(self, error: BusUnavailable) -> None:
-        """There will be no reply: the commit was closed while Redis was away."""
+        """There will be no reply: Redis is away, and nobody waits any longer."""
+
+
+class Call:
+    """An item that is one command; somebody waits for `reply`."""
+
+    __slots__ = ("_packed", "reply")
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+        self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def command(self) -> bytes | None:
+        return None if self.reply.done() else self._packed
+
+    def answer(self, reply: Any) -> None:
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def give_up(self, error: BusUnavailable) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(error)
 
 
 class GroupCommit:
-    """Sends the commands of its items over one connection of `redis`, in the order in which they came.
+    """Sends the commands of its items over one connection, in the order in which they came.
 
     It belongs to the loop on which it was made.
+
+    Args:
+        client: gives the address and the credentials; the connection is not taken from its pool.
+        scripts: those that items call.
+        patience: seconds for which Redis may be away until items are given up; None: for ever.
     """
 
-    def __init__(self, redis: redis.asyncio.Redis, scripts: Sequence[Script]) -> None:
-        self._pool = redis.connection_pool
+    def __init__(
+        self, client: redis.asyncio.Redis, scripts: Sequence[Script], *, patience: float | None = None
+    ) -> None:
+        self._connection = own_connection(client)
+        self._address = address(client)
         self._scripts = scripts
-        self._connection: Any = None  # redis-py's asyncio connections have no public base class
         self._scripts_loaded = False
-        self._ready: list[Item] = []
+        self._patience = patience
+        self._ready: deque[Item] = deque()
         self._unanswered: list[tuple[Item, bytes]] = []
         self._wake = asyncio.Event()
         self._closing = False
@@ -90,8 +143,25 @@ class GroupCommit:
 
     def submit(self, item: Item) -> None:
         """Let `item` take part in the next pipeline."""
+        if self._task.done():
+            item.give_up(BusUnavailable(f"the connection to Redis at {self._address} was closed"))
+            return
         self._ready.append(item)
         self._wake.set()
+
+    async def call(self, packed: bytes) -> Any:
+        """Send one command and wait for its reply.
+
+        Raises:
+            redis.exceptions.ResponseError: Redis refuses.
+            BusUnavailable: Redis was away for too long.
+        """
+        item = Call(packed)
+        self.submit(item)
+        reply = await item.reply
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
 
     async def aclose(self) -> None:
         """Send what is pending, for at most `FLUSH_TIMEOUT` seconds; then nothing is sent any more."""
@@ -101,42 +171,54 @@ class GroupCommit:
             async with asyncio.timeout(FLUSH_TIMEOUT):
                 await self._task
         except TimeoutError:
-            error = BusUnavailable("Redis could not be reached before the log was closed")
-            for item in [*(item for item, _ in self._unanswered), *self._ready]:
-                item.give_up(error)
+            self._give_up("it did not answer while the connection was being closed")
         finally:
-            if self._connection is not None:
-                await self._pool.release(self._connection)
+            await self._connection.disconnect()
 
     async def _run(self) -> None:
-        failures = 0
+        failures, since = 0, 0.0
+        clock = asyncio.get_running_loop().time
         while True:
-            if not self._unanswered and not self._ready:
+            self._form()
+            if not self._unanswered:
                 if self._closing:
                     return
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            ready, self._ready = self._ready, []
-            self._unanswered += [(item, packed) for item in ready if (packed := item.command()) is not None]
             try:
-                reason = await self._exchange() if self._unanswered else None
+                reason = await self._exchange()
             except (RedisError, OSError) as exc:
-                await self._disconnect()
-                reason = f"{type(exc).__name__}: {exc}"
+                await self._connection.disconnect(nowait=True)
+                reason = str(exc) or type(exc).__name__
             if reason is None:
                 if failures > 1:
-                    _log.info("Redis is back", tries=failures)
+                    _log.info("Redis at %s is back", self._address)
                 failures = 0
                 continue
             failures += 1
-            # The first failure may be no more than a connection that was idle for too long.
-            if failures > 1:
-                if failures == 2:
-                    _log.warning("Redis is away; trying again until it is back", reason=reason)
-                first, longest = BACKOFF
-                jitter = random.uniform(0.5, 1.0)  # noqa: S311  It spreads workers, it hides nothing.
-                await asyncio.sleep(min(longest, first * 2 ** min(failures, 16)) * jitter)
+            if failures == 1:
+                since = clock()
+                continue  # Perhaps no more than a connection that had been idle for too long.
+            if failures == 2:
+                _log.warning("Redis at %s is away, trying until it is back: %s", self._address, reason)
+            if self._patience is not None and clock() - since >= self._patience:
+                self._give_up(reason)
+                failures = 0
+                continue
+            first, longest = BACKOFF
+            jitter = random.uniform(0.5, 1.0)  # noqa: S311  It spreads workers, it hides nothing.
+            await asyncio.sleep(min(longest, first * 2 ** min(failures, 16)) * jitter)
+
+    def _form(self) -> None:
+        """Add to what is unanswered what is ready, up to `BATCH_BYTES`."""
+        size = sum(len(packed) for _, packed in self._unanswered)
+        while self._ready and size < BATCH_BYTES:
+            item = self._ready.popleft()
+            packed = item.command()
+            if packed is not None:
+                self._unanswered.append((item, packed))
+                size += len(packed)
 
     async def _exchange(self) -> str | None:
         """Send what is unanswered and hand out the replies.
@@ -144,10 +226,19 @@ class GroupCommit:
         Returns:
             why some of it has to be sent again; None if all is answered.
         """
+        connection = self._connection
+        # One timeout around it all: redis-py's own, one for every reply, cost more than the replies.
         async with asyncio.timeout(REPLY_TIMEOUT):
-            connection = await self._connected()
+            if not connection.is_connected:
+                await connection.connect()
+                self._scripts_loaded = False
+            if not self._scripts_loaded:
+                for script in self._scripts:
+                    await connection.send_command("SCRIPT LOAD", script.source)
+                    await connection.read_response()
+                self._scripts_loaded = True
             await connection.send_packed_command([packed for _, packed in self._unanswered], check_health=False)
-            replies = [await _reply(connection) for _ in self._unanswered]
+            replies = [await self._reply() for _ in self._unanswered]
         batch, self._unanswered = self._unanswered, []
         reason = None
         for (item, packed), reply in zip(batch, replies, strict=True):
@@ -155,35 +246,23 @@ class GroupCommit:
                 self._unanswered.append((item, packed))
                 reason = f"{type(reply).__name__}: {reply}"
                 self._scripts_loaded = False
+                if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
+                    # A failover: the next connection finds the new master.
+                    await connection.disconnect(nowait=True)
             else:
                 item.answer(reply)
-        if reason is not None and "READONLY" in reason.upper():
-            await self._disconnect()  # A failover: the next connection finds the new master.
         return reason
 
-    async def _connected(self) -> Any:
-        if self._connection is None:
-            self._connection = await self._pool.get_connection()
-        connection = self._connection
-        if not connection.is_connected:
-            await connection.connect()
-            self._scripts_loaded = False
-        if not self._scripts_loaded:
-            for script in self._scripts:
-                await connection.send_command("SCRIPT LOAD", script.source)
-                await connection.read_response()
-            self._scripts_loaded = True
-        return connection
+    async def _reply(self) -> Any:
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except ResponseError as exc:
+            return exc
 
-    async def _disconnect(self) -> None:
-        if self._connection is not None:
-            await self._connection.disconnect(nowait=True)
-        self._scripts_loaded = False
-
-
-async def _reply(connection: Any) -> Any:
-    try:
-        # No timeout of its own: the one around the whole exchange costs a hundredth of one for each reply.
-        return await connection.read_response(disable_decoding=True, timeout=math.inf)
-    except ResponseError as exc:
-        return exc
+    def _give_up(self, reason: str) -> None:
+        error = BusUnavailable(f"Redis at {self._address} cannot be reached: {reason}")
+        items = [*(item for item, _ in self._unanswered), *self._ready]
+        self._unanswered = []
+        self._ready.clear()
+        for item in items:
+            item.give_up(error)

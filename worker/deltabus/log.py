@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import msgspec
 import redis.asyncio
+from redis.exceptions import ResponseError
 
 from deltabus import events
-from deltabus.attempt import RUNNING_TTL, Attempt, Call, Names, refusal
+from deltabus.attempt import RUNNING_TTL, Attempt, Names, refusal
 from deltabus.commit import GroupCommit, pack
 from deltabus.errors import DeltabusError
 from deltabus.events import Started, Terminal
@@ -72,7 +73,7 @@ class Log:
         head, _, tail = started.partition(_ID_JSON)
         reopens = b"1" if reopen else b"0"
         arguments = (head + b'"', b'"' + tail, names.channel, names.reply_to, RUNNING_TTL, reopens)
-        reply = await self._call(pack(BEGIN, names.keys, arguments))
+        reply = await self._call(task, pack(BEGIN, names.keys, arguments))
         match reply:
             case [b"ok", int(number)]:
                 return Attempt(self._commit, self._settings, names, number, on_interrupt)
@@ -88,7 +89,7 @@ class Log:
             Sealed: another terminal event is there already.
             Internal: Redis refuses, as when the log's key is no stream.
         """
-        reply = await self._call(self._names(task, queue, reply_to, result_ttl).pack_seal(event, after=""))
+        reply = await self._call(task, self._names(task, queue, reply_to, result_ttl).pack_seal(event, after=""))
         if reply != 1:
             raise refusal(task, reply)
 
@@ -107,7 +108,8 @@ class Log:
     def _names(self, task: str, queue: str, reply_to: str | None, result_ttl: int | None) -> Names:
         return Names(task, queue, reply_to, self._settings.result_ttl if result_ttl is None else result_ttl)
 
-    async def _call(self, packed: bytes) -> Any:
-        call = Call(packed)
-        self._commit.submit(call)
-        return await call.done
+    async def _call(self, task: str, packed: bytes) -> Any:
+        try:
+            return await self._commit.call(packed)
+        except ResponseError as exc:
+            raise refusal(task, exc) from exc
