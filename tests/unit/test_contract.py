@@ -1,0 +1,590 @@
+"""The contract finds each of the faults that it is there for, and none in a provider without any."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import pytest
+
+from deltabus.provider import (
+    Chunk,
+    Completion,
+    ConfigError,
+    Health,
+    Internal,
+    Provider,
+    ProviderUnavailable,
+    RateLimited,
+    StreamTruncated,
+)
+from deltabus.testing import Case, ProviderContract
+
+pytest_plugins = ["pytester"]
+
+SECRET = "key-0123456789"
+TEXT = "one two three"
+ERRORS = {"rate_limited": RateLimited, "provider_unavailable": ProviderUnavailable}
+
+
+class Endpoint:
+    """What a server would be: it behaves as it is called, and sees connections come and go."""
+
+    def __init__(self, behaviour: str) -> None:
+        self.behaviour = behaviour
+        self.arrived = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    async def words(self) -> AsyncIterator[str]:
+        self.arrived.set()
+        try:
+            await asyncio.sleep(0)
+            if self.behaviour == "silent":
+                await asyncio.Event().wait()
+            if self.behaviour in ERRORS:
+                yield f"!{self.behaviour}"
+                return
+            yield "one"
+            if self.behaviour == "pausing":
+                await asyncio.Event().wait()
+            if self.behaviour == "breaking_off":
+                return
+            for word in (" two", " three", "."):
+                await asyncio.sleep(0)
+                yield word
+        finally:
+            self.closed.set()
+
+
+ENDPOINTS: dict[str, Endpoint] = {}
+
+
+def chunk(content: str | None = None, reason: str | None = None, index: int = 0) -> Chunk:
+    delta = {} if content is None else {"content": content}
+    return Chunk.of({"choices": [{"index": index, "delta": delta, "finish_reason": reason}]})
+
+
+def completion(text: str) -> Completion:
+    message = {"role": "assistant", "content": text}
+    return Completion({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+
+class Good(Provider):
+    """Keeps every promise. The faulty ones below break one each."""
+
+    def __init__(self, name, settings):
+        unknown = set(settings) - {"endpoint", "api_key"}
+        if unknown:
+            raise ConfigError(f"unknown key {unknown.pop()}; did you mean `endpoint`?")
+        self.endpoint = ENDPOINTS.get(settings["endpoint"])
+        self.key = settings["api_key"]
+
+    async def chat(self, request):
+        words = self.endpoint.words()
+        said = []
+        try:
+            async for word in words:
+                if word.startswith("!"):
+                    raise self.error(word[1:])
+                if word == ".":
+                    yield chunk(reason="stop") if request.stream else completion("".join(said))
+                    return
+                said.append(word)
+                if request.stream:
+                    yield chunk(word)
+        finally:
+            await words.aclose()
+        raise StreamTruncated("ended too early")
+
+    def error(self, code):
+        return ERRORS[code](f"the endpoint says {code}")
+
+    async def check(self):
+        return Health(ok=self.endpoint.behaviour == "answering", detail="reachable or not")
+
+
+class Contract(ProviderContract):
+    plugin = Good
+    secret = SECRET
+    codes = tuple(ERRORS)
+    exempt: ClassVar[Mapping[str, str]] = {}
+    patience = 1.0
+
+    def settings(self):
+        return {"endpoint": "none", "api_key": SECRET}
+
+    @asynccontextmanager
+    async def case(self, behaviour):
+        endpoint = ENDPOINTS[behaviour] = Endpoint(behaviour)
+        provider = self.plugin("kit", {"endpoint": behaviour, "api_key": SECRET})
+        yield Case(
+            provider=provider,
+            request={"messages": [{"role": "user", "content": "hello"}]},
+            text=TEXT,
+            arrived=endpoint.arrived.wait,
+            closed=endpoint.closed.wait,
+        )
+
+    def answering(self):
+        return self.case("answering")
+
+    def pausing(self):
+        return self.case("pausing")
+
+    def silent(self):
+        return self.case("silent")
+
+    def breaking_off(self):
+        return self.case("breaking_off")
+
+    def failing(self, code):
+        return self.case(code)
+
+
+class TestGood(Contract):
+    exempt: ClassVar[Mapping[str, str]] = {"test_is_registered_by_entry_point": "it lives in a test file"}
+
+
+class Unregistered(Good):
+    pass
+
+
+class Abstract(Provider):
+    def __init__(self, name, settings):
+        pass
+
+
+class Looks(Good):
+    def __init__(self, name, settings):
+        super().__init__(name, settings)
+        socket.getaddrinfo("localhost", 80)
+
+
+class NeedsLoop(Good):
+    def __init__(self, name, settings):
+        super().__init__(name, settings)
+        asyncio.get_running_loop()
+
+
+class EatsSettings(Good):
+    def __init__(self, name, settings):
+        super().__init__(name, settings)
+        settings.clear()
+
+
+class TakesAnySetting(Good):
+    def __init__(self, name, settings):
+        super().__init__(name, {"endpoint": settings["endpoint"], "api_key": settings["api_key"]})
+
+
+class RefusesWithoutName(Good):
+    def __init__(self, name, settings):
+        try:
+            super().__init__(name, settings)
+        except ConfigError:
+            raise ConfigError("bad settings") from None
+
+
+class RefusesWithoutHint(Good):
+    def __init__(self, name, settings):
+        try:
+            super().__init__(name, settings)
+        except ConfigError:
+            raise ConfigError(f"unknown: {sorted(set(settings) - {'endpoint', 'api_key'})}") from None
+
+
+class RefusesWithSecret(Good):
+    def __init__(self, name, settings):
+        try:
+            super().__init__(name, settings)
+        except ConfigError as exc:
+            raise ConfigError(f"{exc} in {settings}") from None
+
+
+class Yields(Good):
+    """Says something of its own instead of what the endpoint says."""
+
+    items: ClassVar[list[Any]] = []
+
+    async def chat(self, request):
+        for item in self.items:
+            yield item
+
+
+def saying(*items: Any) -> type[Good]:
+    return type("Yields", (Yields,), {"items": items})
+
+
+class ChangesBody(Good):
+    async def chat(self, request):
+        request.body.pop("messages")
+        async for item in super().chat(request):
+            yield item
+
+
+class OneAtATime(Good):
+    def __init__(self, name, settings):
+        super().__init__(name, settings)
+        self.lock = asyncio.Lock()
+
+    async def chat(self, request):
+        async with self.lock:
+            async for item in super().chat(request):
+                yield item
+
+
+class Mixes(Good):
+    """Keeps the state of a request on the instance."""
+
+    async def chat(self, request):
+        self.said = []
+        async for word in self.endpoint.words():
+            self.said.append(word)
+        for word in self.said[:-1]:
+            yield chunk(word)
+        yield chunk(reason="stop")
+
+
+class Buffers(Good):
+    async def chat(self, request):
+        for item in [item async for item in super().chat(request)]:
+            yield item
+
+
+class Leaves(Good):
+    """Forgets the connection when it is cancelled."""
+
+    async def chat(self, request):
+        words = self.endpoint.words()
+        LEFT.append(words)
+        while True:
+            task = asyncio.ensure_future(anext(words))
+            LEFT.append(task)
+            word = await asyncio.shield(task)
+            yield chunk(word)
+
+
+LEFT: list[Any] = []
+
+
+class Swallows(Good):
+    async def chat(self, request):
+        try:
+            async for item in super().chat(request):
+                yield item
+        except asyncio.CancelledError:
+            return
+
+
+class Stubborn(Good):
+    async def chat(self, request):
+        async for item in super().chat(request):
+            yield item
+            while self.endpoint.behaviour == "pausing":
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    STUBBORN.append(1)
+                    if len(STUBBORN) > 3:
+                        raise
+
+
+STUBBORN: list[int] = []
+
+
+class NoIterator(Good):
+    def chat(self, request):
+        inner = super().chat(request)
+
+        class Bare:
+            def __aiter__(self):
+                return self
+
+            def __anext__(self):
+                return inner.__anext__()
+
+        return Bare()
+
+
+class EndsQuietly(Good):
+    async def chat(self, request):
+        try:
+            async for item in super().chat(request):
+                yield item
+        except StreamTruncated:
+            return
+
+
+class RaisesForeign(Good):
+    def error(self, code):
+        return OSError("connection refused")
+
+
+class Misclassifies(Good):
+    def error(self, code):
+        return Internal("no idea")
+
+
+class OwnClass(Good):
+    def error(self, code):
+        return type("Mine", (ERRORS[code],), {})("mine")
+
+
+class SaysNothing(Good):
+    def error(self, code):
+        return ERRORS[code](" ")
+
+
+class ShowsKey(Good):
+    def error(self, code):
+        return ERRORS[code](f"refused the key {self.key}")
+
+
+class ShowsKeyInCause(Good):
+    def error(self, code):
+        error = ERRORS[code]("refused")
+        error.__cause__ = ValueError(f"Bearer {self.key}")
+        return error
+
+
+class CheckShowsKey(Good):
+    async def check(self):
+        return Health(ok=True, detail=f"key {self.key}")
+
+
+class CheckSaysNothing(Good):
+    async def check(self):
+        return Health(ok=True, detail="")
+
+
+class CheckSaysTooMuch(Good):
+    async def check(self):
+        return Health(ok=True, detail="a\nb")
+
+
+class CheckReturnsBool(Good):
+    async def check(self):
+        return True
+
+
+class CheckRaises(Good):
+    async def check(self):
+        if self.endpoint.behaviour != "answering":
+            raise RateLimited("no")
+        return await super().check()
+
+
+class ClosesOnce(Good):
+    closed = False
+
+    async def aclose(self):
+        if self.closed:
+            raise RuntimeError("closed already")
+        self.closed = True
+
+
+RAW = Chunk(b'{"choices": [],\n"a":1}', {"choices": [], "a": 1})
+END = chunk(reason="stop")
+
+FAULTS = [
+    (Unregistered, "test_is_registered_by_entry_point", "no entry point of the group 'deltabus.providers' leads to"),
+    (Abstract, "test_is_a_class_that_can_be_made", "Abstract does not define chat"),
+    (dict, "test_is_a_class_that_can_be_made", "is not a subclass of deltabus.provider.Provider"),
+    (Looks, "test_is_made_without_a_loop_and_without_connecting", "__init__ connects or looks a name up"),
+    (NeedsLoop, "test_is_made_without_a_loop_and_without_connecting", "no running event loop"),
+    (EatsSettings, "test_does_not_change_its_settings", "changes the mapping"),
+    (TakesAnySetting, "test_an_unknown_setting_is_refused_by_name_and_told_the_nearest", "DID NOT RAISE"),
+    (RefusesWithoutName, "test_an_unknown_setting_is_refused_by_name_and_told_the_nearest", "does not name"),
+    (RefusesWithoutHint, "test_an_unknown_setting_is_refused_by_name_and_told_the_nearest", "does not suggest"),
+    (RefusesWithSecret, "test_an_unknown_setting_is_refused_by_name_and_told_the_nearest", "shows the credential"),
+    (saying("text", END), "test_a_stream_keeps_the_grammar_of_chunks", "item 0 is not a Chunk but a str"),
+    (saying(chunk(TEXT)), "test_a_stream_keeps_the_grammar_of_chunks", "choice 0 has no finish_reason"),
+    (saying(END), "test_a_stream_keeps_the_grammar_of_chunks", "the chunks accumulate to nothing"),
+    (saying(), "test_a_stream_keeps_the_grammar_of_chunks", "the chunks accumulate to nothing"),
+    (saying(END, chunk("x")), "test_a_stream_keeps_the_grammar_of_chunks", "more of the answer for choice 0"),
+    (saying(chunk("x"), END, END), "test_a_stream_keeps_the_grammar_of_chunks", "a second finish_reason for choice 0"),
+    (saying(RAW), "test_a_stream_keeps_the_grammar_of_chunks", "chunk 0 has a line break in its `raw`"),
+    (
+        saying(Chunk(b"{}", {"choices": []})),
+        "test_a_stream_keeps_the_grammar_of_chunks",
+        "does not parse to its `data`",
+    ),
+    (saying(Chunk(b"{}{}", {})), "test_a_stream_keeps_the_grammar_of_chunks", "is not one JSON document"),
+    (saying(Chunk("{}", {})), "test_a_stream_keeps_the_grammar_of_chunks", "is not bytes but str"),
+    (saying(Chunk.of({})), "test_a_stream_keeps_the_grammar_of_chunks", "not an object with a list of `choices`"),
+    (saying(Chunk.of({"choices": [], "error": "x"})), "test_a_stream_keeps_the_grammar_of_chunks", "holds an `error`"),
+    (saying(Chunk.of({"choices": [{}]})), "test_a_stream_keeps_the_grammar_of_chunks", "not an object with an `index`"),
+    (
+        saying(Chunk.of({"choices": [{"index": 0, "delta": []}]})),
+        "test_a_stream_keeps_the_grammar_of_chunks",
+        "has a `delta` that is not an object",
+    ),
+    (
+        saying(Chunk.of({"choices": [{"index": 0, "delta": {"content": 1}}]})),
+        "test_a_stream_keeps_the_grammar_of_chunks",
+        "has a `content` that is not a string",
+    ),
+    (saying(completion(TEXT)), "test_a_stream_keeps_the_grammar_of_chunks", "item 0 is not a Chunk but a Completion"),
+    (saying(chunk("two"), chunk("one"), END), "test_a_stream_brings_the_whole_text_in_order", "says 'twoone'"),
+    (saying(chunk(TEXT), END), "test_an_answer_that_is_not_streamed_is_one_completion", "one Completion, not Chunk"),
+    (saying(), "test_an_answer_that_is_not_streamed_is_one_completion", "one Completion, not nothing"),
+    (
+        saying(completion("")),
+        "test_an_answer_that_is_not_streamed_is_one_completion",
+        "choices[0].message says nothing",
+    ),
+    (saying(completion("x")), "test_an_answer_that_is_not_streamed_is_one_completion", "the provider says 'x'"),
+    (saying(Completion({})), "test_an_answer_that_is_not_streamed_is_one_completion", "with a list of `choices`"),
+    (
+        saying(Completion({"choices": [{}]})),
+        "test_an_answer_that_is_not_streamed_is_one_completion",
+        "choices[0] is not an object with a `message`",
+    ),
+    (
+        saying(Completion({"choices": [{"message": {"content": "x"}}], "error": {"a": object()}})),
+        "test_an_answer_that_is_not_streamed_is_one_completion",
+        "choices[0] has no finish_reason",
+    ),
+    (ChangesBody, "test_the_request_is_not_changed", "chat() changes the body"),
+    (Mixes, "test_many_requests_at_once_do_not_mix", "the provider says 'oneoneone"),
+    (OneAtATime, "test_many_streams_are_open_at_once", "nothing happened for 1 s"),
+    (Buffers, "test_many_streams_are_open_at_once", "nothing happened for 1 s"),
+    (saying(), "test_many_streams_are_open_at_once", "ended where the endpoint had only paused"),
+    (NoIterator, "test_many_streams_are_open_at_once", "its iterator needs aclose()"),
+    (Leaves, "test_cancelling_a_stream_closes_its_connection", "the connection was still open 0.5 s later"),
+    (Leaves, "test_closing_the_iterator_closes_the_connection", "the connection was still open 0.5 s later"),
+    (Swallows, "test_cancelling_a_stream_closes_its_connection", "swallows its cancellation"),
+    (Stubborn, "test_cancelling_a_stream_closes_its_connection", "goes on after it was cancelled"),
+    (saying(), "test_cancelling_a_stream_closes_its_connection", "ended before it was cancelled"),
+    (EndsQuietly, "test_a_stream_that_breaks_off_is_an_error", "passed for a good one"),
+    (RaisesForeign, "test_an_error_is_classified_and_shows_no_credential", "raised OSError('connection refused')"),
+    (Misclassifies, "test_an_error_is_classified_and_shows_no_credential", "expected rate_limited, not internal"),
+    (OwnClass, "test_an_error_is_classified_and_shows_no_credential", "must be raised as RateLimited"),
+    (SaysNothing, "test_an_error_is_classified_and_shows_no_credential", "has no message"),
+    (ShowsKey, "test_an_error_is_classified_and_shows_no_credential", "the error shows the credential"),
+    (ShowsKeyInCause, "test_an_error_is_classified_and_shows_no_credential", "traceback shows the credential"),
+    (saying(), "test_an_error_is_classified_and_shows_no_credential", "passed for a good one"),
+    (CheckShowsKey, "test_check_tells_of_the_endpoint_without_raising", "what check() says shows the credential"),
+    (CheckSaysNothing, "test_check_tells_of_the_endpoint_without_raising", "gives no detail"),
+    (CheckSaysTooMuch, "test_check_tells_of_the_endpoint_without_raising", "more than one line"),
+    (CheckReturnsBool, "test_check_tells_of_the_endpoint_without_raising", "returns bool, not Health"),
+    (CheckRaises, "test_check_tells_of_the_endpoint_without_raising", "rate_limited: no"),
+    (ClosesOnce, "test_closing_twice_is_harmless", "closed already"),
+]
+
+
+def arguments(test: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    names = getattr(ProviderContract, test).__code__.co_varnames
+    offered = {"monkeypatch": monkeypatch, "code": "rate_limited", "stream": True}
+    return {name: value for name, value in offered.items() if name in names}
+
+
+@pytest.mark.parametrize(
+    ("provider", "test", "told"), FAULTS, ids=[f"{fault[0].__name__}-{at}" for at, fault in enumerate(FAULTS)]
+)
+def test_each_fault_is_found_by_its_test(provider, test, told, monkeypatch):
+    faulty = type("Faulty", (Contract,), {"plugin": provider})()
+    STUBBORN.clear()
+    with pytest.raises((Exception, pytest.fail.Exception)) as caught:
+        getattr(faulty, test)(**arguments(test, monkeypatch))
+    assert told in str(caught.value)
+
+
+def test_every_standard_test_finds_some_fault():
+    standard = {name for name in vars(ProviderContract) if name.startswith("test_")}
+    found = {test for _, test, _ in FAULTS}
+    assert standard - found == {"test_cancelling_a_request_that_meets_silence_closes_its_connection"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_connection_left_open_in_silence_is_found(stream):
+    faulty = type("Faulty", (Contract,), {"plugin": Leaves})()
+    with pytest.raises(pytest.fail.Exception, match="the connection was still open"):
+        faulty.test_cancelling_a_request_that_meets_silence_closes_its_connection(stream=stream)
+
+
+def test_overriding_a_standard_test_without_saying_why_is_refused():
+    overriding = {"test_closing_twice_is_harmless": lambda _: None}
+    with pytest.raises(TypeError, match="overrides the standard test test_closing_twice_is_harmless without saying"):
+        type("Silenced", (Contract,), overriding)
+    excused = {"test_closing_twice_is_harmless": "the library closes itself"}
+    type("Excused", (Contract,), {**overriding, "exempt": excused})
+
+
+@pytest.mark.parametrize(
+    ("exempt", "told"),
+    [
+        ({"pasing": "no"}, "names 'pasing', which the contract does not have; did you mean 'pausing'?"),
+        ({"answering": "no"}, "names 'answering'"),
+        ({"pausing": " "}, "gives no reason for 'pausing'"),
+    ],
+)
+def test_an_exemption_names_what_there_is_and_a_reason(exempt, told):
+    with pytest.raises(TypeError) as caught:
+        type("Wrong", (Contract,), {"exempt": exempt})
+    assert told in str(caught.value)
+
+
+STRANGER = """
+from contextlib import asynccontextmanager
+from deltabus.testing import Case, ProviderContract
+from deltabus_echo import EchoProvider
+
+class TestStranger(ProviderContract):
+    plugin = EchoProvider
+    exempt = {
+        "closed": "no connection",
+        "silent": "never silent",
+        "failing": "never fails",
+        "test_closing_twice_is_harmless": "closed once",
+    }
+
+    def settings(self):
+        return {"interval": 0}
+
+    @asynccontextmanager
+    async def answering(self):
+        yield Case(provider=self._make(), request={"messages": [{"role": "user", "content": "a b"}]}, text="a b")
+"""
+
+
+def test_what_is_missing_fails_and_what_is_exempt_is_skipped_with_its_reason(pytester):
+    pytester.makepyfile(STRANGER)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-rs")
+    # Missing: pausing (4 tests) and breaking_off (1). Exempt: closing twice, silence twice, errors and check.
+    result.assert_outcomes(failed=4, skipped=6, passed=10)
+    result.stdout.fnmatch_lines(
+        [
+            "*define pausing(), or give in `exempt` the reason why it does not apply*",
+            "*define breaking_off(), or give in `exempt`*",
+            "*SKIPPED*silent: never silent*",
+        ]
+    )
+
+
+def test_codes_that_were_forgotten_fail():
+    forgotten = type("Forgotten", (Contract,), {"codes": ()})()
+    with pytest.raises(pytest.fail.Exception, match="`codes` is empty"):
+        forgotten.test_an_error_is_classified_and_shows_no_credential(code="", stream=True)
+
+
+def test_a_provider_that_does_not_stream_skips_the_tests_of_streams():
+    class Whole(Good):
+        capabilities = type(Good.capabilities)(streaming=False)
+
+    whole = type("Whole", (Contract,), {"plugin": Whole})()
+    with pytest.raises(pytest.skip.Exception, match="does not stream"):
+        whole.test_a_stream_keeps_the_grammar_of_chunks()
+    whole.test_an_answer_that_is_not_streamed_is_one_completion()
+
+
+def test_names_of_the_kit_are_imported_when_they_are_used():
+    from deltabus import testing
+
+    assert {name for name, _ in itertools.groupby(testing.__all__) if getattr(testing, name)} == set(testing.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        testing.nothing  # noqa: B018

@@ -1,0 +1,31 @@
+"""The kit for tests of plugins and of programs that use the bus.
+
+`ProviderContract` and `Case`: what every provider plugin passes (`deltabus.testing.contract`).
+`check_events`: whether a task's events keep the grammar (`deltabus.testing.grammar`).
+
+Each name is imported when it is first used: the contract needs pytest, the rest does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deltabus.testing.contract import Case, ProviderContract
+    from deltabus.testing.grammar import GrammarError, check_events
+
+__all__ = ["Case", "GrammarError", "ProviderContract", "check_events"]
+
+_MODULES = {
+    "Case": "contract",
+    "GrammarError": "grammar",
+    "ProviderContract": "contract",
+    "check_events": "grammar",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
