@@ -1,0 +1,265 @@
+"""HTTP: one request, one answer, read as it comes. The only file that knows httpx and aiohttp, and their exceptions.
+
+httpx's requests go straight to aiohttp's transport, without `httpx.AsyncClient` between them: what the client
+would add is not wanted here (cookies shared by all producers, redirects, an INFO line with the whole URL
+for every request), and costs as much CPU as the rest of a request.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+import aiohttp
+import httpx
+from aiohttp.http_exceptions import HttpProcessingError
+from httpx_aiohttp import AiohttpTransport
+
+from deltabus.provider import (
+    Internal,
+    ProviderProtocol,
+    ProviderTimeout,
+    ProviderUnavailable,
+    StreamTruncated,
+    TaskError,
+)
+from deltabus_openai.config import Config
+from deltabus_openai.inflate import Inflater
+from deltabus_openai.watchdog import Watchdog
+
+#: Seconds for which an idle connection is kept.
+KEEPALIVE = 15.0
+#: Seconds of silence after which the kernel asks whether the other side is still there: less than the
+#: 350 s after which the NAT gateways of cloud providers forget a connection.
+PROBE_AFTER = 60
+
+#: Whatever httpx, its aiohttp transport and aiohttp can raise. `UnicodeError`: a host name that IDNA refuses.
+FOREIGN = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    httpx.CookieConflict,
+    httpx.StreamError,
+    aiohttp.ClientError,
+    HttpProcessingError,
+    OSError,
+    UnicodeError,
+)
+
+
+class Exchange:
+    """An answer that has begun. Whoever opened it closes it."""
+
+    def __init__(self, response: httpx.Response, watchdog: Watchdog, address: str) -> None:
+        self.status = response.status_code
+        #: Of the answer; names are found in any case.
+        self.headers: Mapping[str, str] = response.headers
+        #: The body has been read to its end: the connection is free for another request.
+        self.ended = False
+        self._response = response
+        self._watchdog = watchdog
+        self._address = address
+        self._chunks: AsyncIterator[bytes] = aiter(cast(httpx.AsyncByteStream, response.stream))
+        self._began = False
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        self._inflater = Inflater(encoding) if encoding not in ("", "identity") else None
+
+    async def read(self, most: float = math.inf) -> bytes:
+        """What there is of the body, at least a byte; empty at its end.
+
+        Args:
+            most: seconds to wait even where the timeouts allow more.
+
+        Raises:
+            TaskError: the connection broke, the answer is not HTTP, or took too long.
+        """
+        while True:
+            if self._inflater is not None and (inflated := self._inflater.pull()):
+                return inflated
+            error = None
+            try:
+                with self._watchdog.next_byte(most) if self._began else self._watchdog.first_byte(most):
+                    data = await anext(self._chunks, b"")
+            except FOREIGN as exc:
+                error, data = failure(exc, self._address, answering=True), b""
+            if error is not None:
+                raise error
+            self._began = True
+            if not data:
+                self.ended = True
+                return b""
+            if self._inflater is None:
+                return data
+            self._inflater.push(data)
+
+    async def aclose(self) -> None:
+        """Close the connection at once, unless the body was read to its end."""
+        self._watchdog.close()
+        try:
+            await self._chunks.aclose()  # type: ignore[attr-defined]  # An asynchronous generator.
+        finally:
+            await self._response.aclose()
+
+
+class Transport:
+    """Connections to one endpoint: as many as there are requests, kept for a while when idle. Made on the loop."""
+
+    def __init__(self, config: Config) -> None:
+        self._address = config.endpoint.address
+        timeout = config.timeouts.connect
+        # `pool` is aiohttp's limit for all of connecting: name, TCP, TLS. There is no pool to wait for.
+        self._extensions: dict[str, Any] = {"timeout": {"connect": timeout, "pool": timeout}}
+        context = _ssl_context(config)
+        connector = aiohttp.TCPConnector(
+            limit=0, ssl=context, keepalive_timeout=KEEPALIVE, socket_factory=_probed_socket
+        )
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        proxy, self._proxy_headers = _proxy(config)
+        self._transport = AiohttpTransport(client=session, verify=context, proxy=proxy)
+
+    async def send(
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], content: bytes, watchdog: Watchdog
+    ) -> Exchange:
+        """Send a request; return when the answer's headers are here.
+
+        Raises:
+            TaskError: there is no answer.
+        """
+        request = httpx.Request(
+            method, url, headers={**self._proxy_headers, **headers}, content=content, extensions=self._extensions
+        )
+        error = response = None
+        try:
+            with watchdog.first_byte():
+                response = await self._transport.handle_async_request(request)
+        except FOREIGN as exc:
+            error = failure(exc, self._address)
+        finally:
+            watchdog.close()
+        if response is None:
+            assert error is not None
+            raise error
+        try:
+            return Exchange(response, watchdog, self._address)
+        except TaskError:
+            await response.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+
+def failure(exc: Exception, address: str, *, answering: bool = False) -> TaskError:
+    """What an exception of httpx, its transport or aiohttp means, with that exception as its cause.
+
+    To be raised outside the `except` block, so that the cause set here is all that hangs on it:
+    aiohttp's `ClientResponseError` shows the request's headers, credentials and all, in its repr.
+
+    The transport maps aiohttp's exceptions onto httpx's, but coarsely (a refused connection and a lost one
+    both come as `ConnectTimeout`), so aiohttp's own, where there is one, decides.
+
+    Args:
+        exc: one of `FOREIGN`.
+        address: host and port, for the message.
+        answering: the answer had begun.
+    """
+    mapped = isinstance(exc, httpx.HTTPError) and isinstance(exc.__cause__, aiohttp.ClientError)
+    cause = exc.__cause__ if mapped else exc
+    error = _meaning(cause, address, answering=answering)
+    error.__cause__ = cause.__cause__ if isinstance(cause, aiohttp.ClientResponseError) else exc
+    return error
+
+
+def _meaning(cause: BaseException | None, address: str, *, answering: bool) -> TaskError:
+    match cause:
+        case aiohttp.ClientConnectorCertificateError():
+            return ProviderUnavailable(
+                f"the TLS certificate of {address} is not trusted ({_tls_reason(cause)}): "
+                "set ca_bundle or SSL_CERT_FILE",
+                should_retry=False,
+            )
+        case aiohttp.ClientSSLError():
+            return ProviderUnavailable(f"TLS with {address} failed ({_tls_reason(cause)}): is base_url's scheme right?")
+        case aiohttp.ClientHttpProxyError():
+            return ProviderUnavailable(f"the proxy refused to connect to {address} (HTTP {cause.status})")
+        case aiohttp.ClientProxyConnectionError():
+            return ProviderUnavailable(f"cannot reach the proxy to {address}: {_reason(cause)}")
+        case aiohttp.ClientConnectorDNSError():
+            return ProviderUnavailable(f"cannot resolve {address}: {_reason(cause)}")
+        case aiohttp.ConnectionTimeoutError() | httpx.ConnectTimeout() | httpx.PoolTimeout():
+            return ProviderTimeout(f"no connection to {address} in time (timeouts.connect)")
+        case aiohttp.ServerTimeoutError() | httpx.TimeoutException() | TimeoutError():
+            return ProviderTimeout(f"{address} took too long")
+        case aiohttp.ClientConnectorError() | httpx.ConnectError() | httpx.ProxyError():
+            return ProviderUnavailable(f"cannot connect to {address}: {_reason(cause)}")
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | httpx.InvalidURL() | httpx.UnsupportedProtocol():
+            return ProviderUnavailable(f"{address} is not an address: mend base_url", should_retry=False)
+        case UnicodeError():
+            return ProviderUnavailable(f"{address} is not an address: mend base_url", should_retry=False)
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | httpx.NetworkError() | OSError():
+            if answering:
+                return StreamTruncated(f"{address} broke the connection off in the middle of the answer")
+            return ProviderUnavailable(f"{address} closed the connection without an answer")
+        case aiohttp.ClientError() | HttpProcessingError() | httpx.RemoteProtocolError() | httpx.DecodingError():
+            return ProviderProtocol(f"{address} does not answer in HTTP/1.1")
+        case httpx.TooManyRedirects() | httpx.HTTPStatusError():
+            return ProviderProtocol(f"{address} answered with a status that is not used: {type(cause).__name__}")
+    return Internal(f"the HTTP client failed: {type(cause).__name__}")
+
+
+def _reason(exc: BaseException) -> str:
+    """The system's words for it; the exception's own may hold a URL."""
+    inner = getattr(exc, "os_error", exc)
+    number = getattr(inner, "errno", None)
+    # Above 0 it is errno's; getaddrinfo has numbers, and words, of its own.
+    return (
+        os.strerror(number) if number and number > 0 else str(getattr(inner, "strerror", None) or type(inner).__name__)
+    )
+
+
+def _tls_reason(exc: aiohttp.ClientError) -> str:
+    inner = getattr(exc, "certificate_error", None) or getattr(exc, "os_error", None)
+    return str(getattr(inner, "verify_message", None) or getattr(inner, "reason", None) or type(inner).__name__)
+
+
+def _ssl_context(config: Config) -> ssl.SSLContext:
+    if config.endpoint.scheme == "http" and not (config.proxy or "").startswith("https:"):
+        # Never used; a real one takes 20 ms to read its certificates.
+        return httpx.create_ssl_context(verify=False)
+    if config.ca_bundle is not None:
+        if config.ca_bundle.is_dir():
+            return ssl.create_default_context(capath=config.ca_bundle)
+        return ssl.create_default_context(cafile=config.ca_bundle)
+    return httpx.create_ssl_context(verify=config.verify)
+
+
+def _proxy(config: Config) -> tuple[httpx.Proxy | None, dict[str, str]]:
+    """The proxy, and the headers that a request has for it: its credentials, where the proxy sees the request."""
+    if config.proxy is None:
+        return None, {}
+    parts = urlsplit(config.proxy)
+    bare = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    if parts.username is None:
+        return httpx.Proxy(bare), {}
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    credentials = {"Proxy-Authorization": f"Basic {b64encode(login.encode()).decode()}"}
+    if config.endpoint.scheme == "https":
+        return httpx.Proxy(bare, headers=credentials), {}
+    return httpx.Proxy(bare), credentials
+
+
+def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that notices when the other side is gone, and keeps a NAT gateway from forgetting a silent answer."""
+    family, kind, protocol, _, _ = address
+    probed = socket.socket(family, kind, protocol)
+    probed.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        probed.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER)
+        probed.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_AFTER)
+    return probed
