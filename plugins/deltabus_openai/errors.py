@@ -62,6 +62,8 @@ _SPECIFIC: Mapping[str, type[TaskError]] = {
     # llama.cpp's server: https://github.com/ggml-org/llama.cpp/tree/master/tools/server
     "exceed_context_size_error": InvalidRequest,
     "not_supported_error": Unsupported,
+    # LiteLLM's proxy without a database knows one key; any other is a 400 there
+    "no_db_connection": Authentication,
 }
 
 #: Names that decide only where no HTTP status does.
