@@ -23,7 +23,10 @@ def main() -> None:
     with Redis.from_url(os.environ.get("REDIS_URL", "redis://localhost:6379/0")) as redis:
         # The serializer matters: a worker of deltabus never unpickles.
         queue = Queue(os.environ.get("DELTABUS_QUEUE", "chat"), connection=redis, serializer="json")
-        job = queue.enqueue("deltabus.tasks.chat", {"request": request}, job_timeout=JOB_TIMEOUT)
+        # And so does a description: without one, RQ makes one of the whole call, and logs it, prompt and all.
+        job = queue.enqueue(
+            "deltabus.tasks.chat", {"request": request}, job_timeout=JOB_TIMEOUT, description="a chat task"
+        )
     print(job.id)
 
 
