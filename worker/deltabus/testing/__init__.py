@@ -1,6 +1,8 @@
 """The kit for tests of plugins and of programs that use the bus.
 
 `ProviderContract` and `Case`: what every provider plugin passes (`deltabus.testing.contract`).
+`ScriptedServer`, `Reply`, `Action`, `Request`, `Signal`: an HTTP server that says what a test tells it to
+(`deltabus.testing.server`).
 `check_events`: whether a task's events keep the grammar (`deltabus.testing.grammar`).
 
 Each name is imported when it is first used: the contract needs pytest, the rest does not.
@@ -14,13 +16,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deltabus.testing.contract import Case, ProviderContract
     from deltabus.testing.grammar import GrammarError, check_events
+    from deltabus.testing.server import Action, Reply, Request, ScriptedServer, Signal
 
-__all__ = ["Case", "GrammarError", "ProviderContract", "check_events"]
+__all__ = [
+    "Action",
+    "Case",
+    "GrammarError",
+    "ProviderContract",
+    "Reply",
+    "Request",
+    "ScriptedServer",
+    "Signal",
+    "check_events",
+]
 
 _MODULES = {
+    "Action": "server",
     "Case": "contract",
     "GrammarError": "grammar",
     "ProviderContract": "contract",
+    "Reply": "server",
+    "Request": "server",
+    "ScriptedServer": "server",
+    "Signal": "server",
     "check_events": "grammar",
 }
 
