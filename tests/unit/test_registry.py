@@ -126,7 +126,7 @@ def test_the_plugin_is_the_one_called_like_the_provider_or_else_openai(install):
     made = routes.provider("acme")
     assert (type(made).__name__, made.name, made.settings) == ("Acme", "acme", {"x": 1})
     assert routes.provider("other").name == "other"
-    assert registry.DEFAULT_PLUGIN == "openai"
+    assert registry.plugin_of(ProviderSettings(name="elsewhere")) == "openai"
 
 
 def test_a_plugin_that_is_not_installed_is_told_the_nearest():

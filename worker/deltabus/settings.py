@@ -42,6 +42,9 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "log_format": ("auto", "console", "json"),
 }
 
+#: Numbers that are neither seconds nor bytes, and what they count.
+_COUNTED: Final[Mapping[str, str]] = {"concurrency": "attempts at once", "max_deliveries": "deliveries"}
+
 #: Fields of which 0 makes sense; every other number must be above it.
 _MAY_BE_ZERO: Final = frozenset({"drain_timeout"})
 
@@ -83,6 +86,8 @@ class Settings:
     lease: float = 10.0
     #: How often leases are renewed and RQ's heartbeats sent.
     heartbeat_interval: float = 3.0
+    #: How often a job may lose its worker before it is failed as `worker_lost`.
+    max_deliveries: int = 5
     #: How long attempts may go on after SIGTERM.
     drain_timeout: float = 25.0
     #: Largest envelope, as JSON.
@@ -256,7 +261,7 @@ def _problem(name: str, value: Any) -> str | None:
 
 
 def _number_problem(name: str, value: Any, *, whole: bool) -> str | None:
-    unit = "bytes" if name.endswith("_bytes") else "attempts at once" if name == "concurrency" else "seconds"
+    unit = "bytes" if name.endswith("_bytes") else _COUNTED.get(name, "seconds")
     wanted = f"must be a {'whole ' if whole else ''}number ({unit})"
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         return f"{wanted}, not {kind(value)}"
