@@ -37,11 +37,6 @@ def plugin_of(provider: ProviderSettings) -> str:
     return provider.plugin or (provider.name if provider.name in plugins() else DEFAULT_PLUGIN)
 
 
-def plugin_of(provider: ProviderSettings) -> str:
-    """Name of the plugin that serves a provider: the one it names, or is called as, or else `DEFAULT_PLUGIN`."""
-    return provider.plugin or (provider.name if provider.name in _installed() else DEFAULT_PLUGIN)
-
-
 class Registry:
     """The configured providers, made when they are first used. Used from one asyncio loop."""
 
