@@ -309,6 +309,7 @@ _lenient = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_f
 
 #: What may stand between the documents of one event.
 _BETWEEN = re.compile(r"(?:\s|data:|\ufeff|\x1e)*")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -341,12 +342,18 @@ def _several(raw: bytes) -> Iterator[tuple[None, Any]]:
             plain = _SURROGATE.sub("\ufffd", json.dumps(doc, ensure_ascii=False, allow_nan=False))
             doc = _decode(plain.encode())
         except json.JSONDecodeError as exc:
-            raise _NotJSON(f"{exc.msg} at character {exc.pos}", truncated=exc.pos >= len(text.rstrip())) from exc
+            raise _NotJSON(f"{exc.msg} at character {exc.pos}", truncated=_is_open(text[place:])) from exc
         except RecursionError as exc:
             raise _NotJSON("it is nested too deeply") from exc
         except ValueError as exc:
             raise _NotJSON("a number in it is too large") from exc
         yield None, doc
+
+
+def _is_open(text: str) -> bool:
+    """Whether a string, an object or an array in it has not been closed."""
+    rest = _STRING.sub("", text)
+    return '"' in rest or sum(map(rest.count, "{[")) > sum(map(rest.count, "}]"))
 
 
 def _end(match: re.Match[str] | None) -> int:
