@@ -16,12 +16,14 @@ asyncio loop. There is one colour: async.
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
+import msgspec.inspect
 
 from deltabus.errors import (
     Authentication,
@@ -65,7 +67,10 @@ __all__ = [
     "StreamTruncated",
     "TaskError",
     "Unsupported",
+    "read_settings",
 ]
+
+_Shape = TypeVar("_Shape")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,3 +202,30 @@ class Provider(ABC):
 
     async def aclose(self) -> None:
         """Close connections. Called once, after the last request."""
+
+
+def read_settings(shape: type[_Shape], table: Mapping[str, Any]) -> _Shape:
+    """A provider's table as the plugin's own dataclass or `msgspec.Struct`, checked.
+
+    The fields are the keys; those without a default are required. Numbers and booleans may be
+    written as strings, as what comes from `${NAME}` is one.
+
+    Raises:
+        ConfigError: a key is unknown, missing or of the wrong type; the message names it and the fix,
+            and shows no value.
+    """
+    info = cast("msgspec.inspect.DataclassType | msgspec.inspect.StructType", msgspec.inspect.type_info(shape))
+    known = [item.encode_name for item in info.fields]
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known) or 'none'}"
+            raise ConfigError(f"unknown key `{key}`; {hint}")
+    for item in info.fields:
+        if item.required and item.encode_name not in table:
+            raise ConfigError(f"`{item.encode_name}` is missing")
+    try:
+        return msgspec.convert(dict(table), shape, strict=False)
+    except msgspec.ValidationError as exc:
+        problem, _, path = str(exc).partition(" - at `$.")
+        raise ConfigError(f"`{path.rstrip('`')}`: {problem[:1].lower()}{problem[1:]}") from exc
