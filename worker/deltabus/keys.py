@@ -9,6 +9,7 @@ The hash tag `{task}` keeps the keys of one task in one cluster slot. RQ's own k
 | `deltabus:{<task>}:cancel`   | string  | `CANCEL_TTL`, deleted by the seal                         |
 | `deltabus:{<task>}:events`   | channel | -                                                         |
 | `deltabus:cancel`            | channel | task ids whose cancel key has just been set               |
+| `deltabus:workers`           | sorted set | worker names by the time at which their leases run out |
 | `deltabus:results:<queue>`   | channel | every terminal event of the queue's tasks                 |
 """
 
@@ -28,6 +29,9 @@ EVENT_FIELD: Final = "event"
 
 #: Channel on which a cancel is announced; the message is the task id.
 CANCEL_CHANNEL: Final = f"{PREFIX}:cancel"
+
+#: Leases of workers: names, scored by the Unix time at which they run out.
+WORKERS: Final = f"{PREFIX}:workers"
 
 #: Seconds for which a cancel that nobody has acted upon is remembered.
 CANCEL_TTL: Final = 24 * 3600

@@ -32,6 +32,9 @@ from deltabus.scripts import BOOK
 #: Our own leases (see `recovery`) are much shorter; this one only must never run out before them.
 EXECUTION_TTL: Final = 120
 
+#: Field of a job's hash that counts how often the job lost its worker.
+LOST_FIELD: Final = "deltabus_lost"
+
 
 class Outcome(IntEnum):
     """What became of a commit."""
@@ -147,10 +150,12 @@ class Ledger:
         # RQ leaves the dependents of a cancelled job where they are.
         return await self._submit(execution.key, ["running", ""], pipeline)
 
-    async def hand_back(self, job: BusJob, execution: Execution, queue_key: str) -> Outcome:
-        """Put a running job back to the front of its queue, as if it had not been taken."""
+    async def hand_back(self, job: BusJob, execution: Execution, queue_key: str, *, lost: bool = False) -> Outcome:
+        """Put a running job back to the front of its queue, as if it had not been taken; `lost` counts it."""
         pipeline = self._recorder()
         pipeline.hset(job.key, mapping={"status": JobStatus.QUEUED.value, "started_at": "", "worker_name": ""})
+        if lost:
+            pipeline.hincrby(job.key, LOST_FIELD, 1)
         execution.delete(job, pipeline)
         pipeline.lpush(queue_key, job.id)
         # A job that others wait for goes back like any other: the second guard is the execution itself.
@@ -209,7 +214,8 @@ class Ledger:
         arguments: list[Any] = [*guard, *([""] * (4 - len(guard)))]
         for words, _ in pipeline.command_stack:
             arguments.append(len(words))
-            arguments += (word if isinstance(word, bytes) else str(word) for word in words)
+            # As redis-py would encode them: RQ's statuses are strings that `str` would not show as such.
+            arguments += (repr(word) if isinstance(word, float) else word for word in words)
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._commit.submit(_Step(pack(BOOK, [key.encode()], arguments), done))
         return await done

@@ -18,6 +18,7 @@ from deltabus.engine import Engine
 from deltabus.intake import BLOCK, Intake, Taken
 from deltabus.ledger import Ledger
 from deltabus.log import Log
+from deltabus.recovery import Recovery
 from deltabus.registry import Registry
 from deltabus.settings import Settings
 from deltabus.slot import Slot, Station
@@ -74,6 +75,8 @@ class Shift:
         self._leave = asyncio.Event()
         self._stop_asked_at = 0.0
         self._idle_since = time.monotonic()
+        #: Jobs that could not be handed back: the lease must run out, so that others find them.
+        self.abandoned = 0
 
     def stop(self) -> None:
         """Drain; asked again, leave at once. Called on the loop, by signals and commands."""
@@ -88,9 +91,12 @@ class Shift:
 
     async def run(self) -> int:
         """Work; returns how many jobs were taken."""
-        async with self._tools(), self._vigil.kept():
-            await self._take_jobs()
-            await self._drain()
+        async with self._tools():
+            async with self._vigil.kept():
+                await self._take_jobs()
+                await self._drain()
+            if not self.abandoned:
+                await self._recovery.leave()
         return self._taken
 
     @contextlib.asynccontextmanager
@@ -125,7 +131,16 @@ class Shift:
                 books=worker,
                 bookkeepers=stack.enter_context(ThreadPoolExecutor(BOOKKEEPERS, "rq-bookkeeper")),
             )
-            self._vigil = Vigil(worker, redis, engine, ledger, self._slots.values(), stop=self.stop)
+            self._recovery = Recovery(redis, worker.name, list(keys.values()), lease=settings.lease)
+            self._vigil = Vigil(
+                worker,
+                redis,
+                engine=engine,
+                ledger=ledger,
+                recovery=self._recovery,
+                slots=self._slots.values(),
+                stop=self.stop,
+            )
             yield
 
     async def _take_jobs(self) -> None:
@@ -211,8 +226,9 @@ class Shift:
             for slot in self._slots.values():
                 slot.hand_back()
             await asyncio.wait([finished], timeout=HAND_BACK_TIMEOUT)
+        self.abandoned = len(self._slots)  # Redis is away
         for task in self._slots:
-            task.cancel()  # Redis is away: leases run out, and recovery takes them
+            task.cancel()
         await finished
 
     async def _all_finished(self) -> None:

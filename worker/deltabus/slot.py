@@ -15,11 +15,11 @@ from rq.executions import Execution
 
 from deltabus import jobs
 from deltabus.engine import Context, Ending, Engine, HandBack, Run
-from deltabus.errors import CancelRequested, ErrorInfo, Fenced, InvalidRequest, PayloadTooLarge, TaskError
+from deltabus.errors import CancelRequested, ErrorInfo, Fenced, InvalidRequest, PayloadTooLarge, TaskError, WorkerLost
 from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.intake import Taken
 from deltabus.jobs import BusJob
-from deltabus.ledger import Ledger, Outcome
+from deltabus.ledger import LOST_FIELD, Ledger, Outcome
 from deltabus.settings import Settings
 
 log = structlog.get_logger("deltabus.worker")
@@ -109,7 +109,9 @@ class Slot:
         except Fenced:
             log.warning("fenced: a newer attempt owns this task; nothing is recorded", task=self.task)
         except Exception:
-            log.exception("a job could not be processed; recovery will find it", task=self.task)
+            log.exception("a job could not be processed; it is tried again", task=self.task)
+            if self.execution is not None:
+                await self._station.ledger.hand_back(self.job, self.execution, self._queue_key, lost=True)
 
     def _read(self, taken: Taken) -> None:
         """Make a job of the hash, and a run of the job.
@@ -128,6 +130,9 @@ class Slot:
             taken.id, taken.fields, connection=self._station.connection, queue=taken.queue, max_bytes=limit
         )
         self.job = job
+        lost = int(taken.fields.get(LOST_FIELD.encode(), b"0"))
+        if lost >= self._station.settings.max_deliveries:
+            raise WorkerLost(f"{lost} workers died while they ran this task (`max_deliveries`)")
         run = self._run
         run.argument = jobs.argument(job)
         run.handler = jobs.handler(job)

@@ -17,6 +17,7 @@ from rq.worker.base import WorkerStatus
 from deltabus import keys
 from deltabus.engine import Engine
 from deltabus.ledger import Ledger
+from deltabus.recovery import Recovery
 from deltabus.slot import Slot
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ log = structlog.get_logger("deltabus.worker")
 
 #: Seconds between two renewals of RQ's own leases, which last `ledger.EXECUTION_TTL`.
 RQ_LEASE_INTERVAL: Final = 30.0
+
+#: Longest time, in seconds, between two looks for work that belongs to nobody.
+PATROL_INTERVAL: Final = 1.0
 
 #: Seconds before a lost subscription is made anew.
 RECONNECT: Final = 0.5
@@ -43,16 +47,18 @@ class Vigil:
         self,
         worker: AsyncWorker,
         redis: Redis,
+        *,
         engine: Engine,
         ledger: Ledger,
+        recovery: Recovery,
         slots: Collection[Slot],
-        *,
         stop: Callable[[], None],
     ) -> None:
         self._worker = worker
         self._redis = redis
         self._engine = engine
         self._ledger = ledger
+        self._recovery = recovery
         self._slots = slots
         self._stop = stop
         self._shown: WorkerStatus | None = None
@@ -61,7 +67,8 @@ class Vigil:
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
         """Keep vigil while the block runs."""
-        duties = [asyncio.create_task(duty()) for duty in (self._beat, self._listen, self._maintain)]
+        await self._get_a_lease()
+        duties = [asyncio.create_task(duty()) for duty in (self._patrol, self._beat, self._listen, self._maintain)]
         try:
             yield
         finally:
@@ -75,6 +82,25 @@ class Vigil:
             await self._redis.hset(self._worker.key, "state", status.value)
             self._worker._state = status.value  # noqa: SLF001 # set_state() would block the loop
             self._shown = status
+
+    async def _get_a_lease(self) -> None:
+        """Nothing may be taken without one. Whoever waits here is cancelled to stop waiting."""
+        if not await self._patrol_once(born=True):
+            await asyncio.sleep(RECONNECT)
+            await self._get_a_lease()
+
+    async def _patrol(self) -> None:
+        while True:
+            await asyncio.sleep(min(PATROL_INTERVAL, self._worker.settings.lease / 5))
+            await self._patrol_once()
+
+    async def _patrol_once(self, *, born: bool = False) -> bool:
+        try:
+            await self._recovery.patrol(born=born)
+        except (RedisError, OSError) as exc:
+            log.warning("no lease", error=str(exc))
+            return False
+        return True
 
     async def _beat(self) -> None:
         while True:

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 import signal
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -25,8 +28,9 @@ from rq.job import Job
 from rq.job_lifecycle import call_exception_handlers
 from rq.queue import Queue
 from rq.timeouts import TimerDeathPenalty
-from rq.worker.base import BaseWorker, DequeueStrategy
+from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
+from deltabus import logs
 from deltabus.allowlist import AllowList
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.jobs import BusJob, JSONSerializer
@@ -61,10 +65,13 @@ class AsyncWorker(BaseWorker):
             "queue_class": BusQueue,
             "log_job_description": False,
         }
-        names: list[str] = [getattr(queue, "name", queue) for queue in (queues if isinstance(queues, list | tuple) else [queues])]
+        every = queues if isinstance(queues, list | tuple) else [queues]
+        names: list[str] = [queue if isinstance(queue, str) else queue.name for queue in every]
         super().__init__(names, name, *args, **kwargs)
         self.log_result_lifespan = False
         self._settings = settings
+        #: Jobs that the last shift could not hand back.
+        self._abandoned = 0
         #: RQ marks a stopped job by one attribute of the worker: one at a time may use it.
         self._stopping = threading.Lock()
 
@@ -100,15 +107,34 @@ class AsyncWorker(BaseWorker):
         BusJob.allow = AllowList(self.settings.webhook_hosts)
         self._dequeue_strategy = dequeue_strategy
         self.default_result_ttl = self.result_ttl
-        self.bootstrap(logging_level, date_format, log_format)
+        self._configure_logs(logging_level)
+        self._begin()
         if with_scheduler:
             self._start_scheduler(burst, logging_level, date_format, log_format)
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 return runner.run(self._work(burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time)) > 0
         finally:
-            with contextlib.suppress(RedisError):
-                self.teardown()  # type: ignore[no-untyped-call]
+            if not self._abandoned:  # RQ would forget what this worker was running
+                with contextlib.suppress(RedisError):
+                    self.teardown()  # type: ignore[no-untyped-call]
+
+    def _configure_logs(self, level: str | None) -> None:
+        """RQ's lines come out in the form of ours, once."""
+        for name in ("rq.worker", "rq.job"):
+            logging.getLogger(name).handlers.clear()
+        logs.configure(self.settings if level is None else replace(self.settings, log_level=level.lower()))
+
+    def _begin(self) -> None:
+        self.register_birth()  # type: ignore[no-untyped-call]
+        self.set_state(WorkerStatus.STARTED)
+        log.info(
+            "worker started",
+            worker=self.name,
+            pid=os.getpid(),
+            queues=self.queue_names(),
+            concurrency=self.settings.concurrency,
+        )
 
     async def _work(self, *, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         shift = Shift(self, self.settings, burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time)
@@ -116,7 +142,10 @@ class AsyncWorker(BaseWorker):
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, shift.stop)
-        return await shift.run()
+        try:
+            return await shift.run()
+        finally:
+            self._abandoned = shift.abandoned
 
     def subscribe(self) -> None:
         """Commands are received on the loop, by `Shift`; RQ would start a thread."""

@@ -29,7 +29,13 @@ RENEW = _read("renew")
 #: What the worker's side runs.
 LOG = (BEGIN, APPEND, SEAL, RENEW)
 
+ENQUEUE = _read("enqueue")
+CANCEL = _read("cancel")
+#: What producers and subscribers run.
+BUS = (ENQUEUE, CANCEL)
+
 #: What the worker does with queues and RQ's records.
 TAKE = _read("take")
 BOOK = _read("book")
 PUT_BACK = _read("put_back")
+REAP = _read("reap")

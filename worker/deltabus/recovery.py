@@ -1,0 +1,89 @@
+"""Finds work whose worker is gone, and puts it back to the front of its queue.
+
+Every worker holds one lease, however many jobs it runs, and looks for leases that have run out. RQ's own
+index says what a dead worker was running. What had been taken but not started is in an intermediate list;
+what stays there for longer than a lease belongs to nobody. All steps are atomic and safe to be done by many.
+
+A requeued job begins its next attempt on the log; should the first worker turn out to be alive, its appends
+are refused from then on, and its bookkeeping already now. A job that was settled on the log before its worker
+died is not run again: the next worker only books what the seal says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from redis.asyncio import Redis
+from rq.defaults import RQ_KEY_PREFIX
+from rq.intermediate_queue import IntermediateQueue
+from rq.worker_registration import REDIS_WORKER_KEYS
+
+from deltabus import keys
+from deltabus.scripts import PUT_BACK, REAP
+
+log = structlog.get_logger("deltabus.recovery")
+
+#: Jobs that one script call requeues at the most: it blocks Redis for some 20 us a job.
+BATCH: Final = 100
+
+
+class Recovery:
+    """One worker's part in it.
+
+    Args:
+        queue_keys: RQ's keys of the queues whose intermediate lists are looked after.
+        lease: seconds after which a worker that has not been heard of is taken for dead.
+    """
+
+    def __init__(self, redis: Redis, worker: str, queue_keys: Sequence[str], *, lease: float) -> None:
+        self._redis = redis
+        self._worker = worker
+        self._queue_keys = queue_keys
+        self._lease = lease
+        self._reap = redis.register_script(REAP.source)
+        self._put_back = redis.register_script(PUT_BACK.source)
+        #: When this worker first saw ids that are in intermediate lists, by its monotonic clock.
+        self._seen: dict[tuple[str, bytes], float] = {}
+
+    async def patrol(self, *, born: bool = False) -> None:
+        """Renew the lease, and requeue what belongs to nobody.
+
+        Args:
+            born: the first time, before any job is taken: an earlier worker of the same name is dead.
+        """
+        while await self._reap_the_dead(born=born):
+            pass
+        for key in self._queue_keys:
+            await self._put_back_the_stuck(key)
+
+    async def leave(self) -> None:
+        """Give up the lease: this worker has handed back whatever it had."""
+        await self._redis.zrem(keys.WORKERS, self._worker)
+
+    async def _reap_the_dead(self, *, born: bool) -> bool:
+        requeued, buried, more = await self._reap(
+            keys=[keys.WORKERS, REDIS_WORKER_KEYS], args=[self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born)]
+        )
+        if requeued:
+            log.warning("requeued the jobs of a lost worker", jobs=len(requeued))
+        for name in buried:
+            log.warning("a worker's lease ran out", lost=name.decode(errors="replace"))
+        return bool(more)
+
+    async def _put_back_the_stuck(self, queue_key: str) -> None:
+        intermediate = IntermediateQueue.get_intermediate_queue_key(queue_key)
+        now = time.monotonic()
+        ids: list[bytes] = await self._redis.lrange(intermediate, 0, BATCH - 1)  # type: ignore[assignment] # no decoding
+        here = {(queue_key, job_id) for job_id in ids}
+        for gone in [entry for entry in self._seen if entry[0] == queue_key and entry not in here]:
+            del self._seen[gone]
+        for entry in here:
+            if now - self._seen.setdefault(entry, now) < self._lease:
+                continue
+            job_id = entry[1].decode(errors="replace")
+            first_seen = IntermediateQueue(queue_key, self._redis).get_first_seen_key(job_id)  # type: ignore[arg-type]
+            if await self._put_back(keys=[intermediate, queue_key, first_seen], args=[job_id]):
+                log.warning("requeued a job that was taken and never started", task=job_id)

@@ -1,0 +1,95 @@
+-- Renew a worker's lease; then take the jobs of workers whose leases have run out, and requeue them at the front.
+--
+-- KEYS[1]  deltabus:workers   sorted set; worker names, scored by the time at which their leases run out
+-- KEYS[2]  rq:workers         set; RQ's list of worker keys
+-- ARGV[1]  this worker's name
+-- ARGV[2]  seconds that a lease lasts
+-- ARGV[3]  prefix of RQ's keys
+-- ARGV[4]  how many jobs to requeue at the most
+-- ARGV[5]  "1": this worker has just been born, and what its name still runs is from an earlier life
+--
+-- The keys of a dead worker and its jobs follow from what is found; all are RQ's:
+--   <rq>:worker:<name>                hash
+--   <rq>:worker:<name>:executions     set of <job>:<execution>; what it was running
+--   <rq>:execution:<job>:<execution>  hash
+--   <rq>:executions:<job>             sorted set of executions
+--   <rq>:wip:<queue>                  sorted set of <job>:<execution>
+--   <rq>:job:<job>                    hash; `deltabus_lost` counts how often the job lost its worker
+--   <rq>:queue:<queue>                list
+--   <rq>:workers:<queue>              set of worker keys
+--
+-- Nobody is reaped before Redis, and this worker's own lease, have been up for as long as a lease: after an
+-- outage, the others need time to come back.
+--
+-- Returns {requeued ids, names of the workers that are done with, whether there is more to do (0 or 1)}.
+
+local rq = ARGV[3]
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local lease = tonumber(ARGV[2])
+local own = redis.call('ZSCORE', KEYS[1], ARGV[1])
+redis.call('ZADD', KEYS[1], now + lease, ARGV[1])
+if own and tonumber(own) < now then
+  -- It is this worker that was away: whoever else was has not renewed either. Leases begin anew.
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
+    redis.call('ZADD', KEYS[1], now + lease, name)
+  end
+end
+local uptime = tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
+if uptime and uptime < lease then
+  return {{}, {}, 0}
+end
+
+local function requeue(worker_executions, member)
+  redis.call('SREM', worker_executions, member)
+  local job, execution = string.match(member, '^(.*):([^:]*)$')
+  if not job or redis.call('DEL', rq .. ':execution:' .. member) == 0 then
+    return nil
+  end
+  local job_key = rq .. ':job:' .. job
+  redis.call('ZREM', rq .. ':executions:' .. job, execution)
+  local origin = redis.call('HGET', job_key, 'origin')
+  if not origin then
+    return nil
+  end
+  redis.call('ZREM', rq .. ':wip:' .. origin, member)
+  if redis.call('HGET', job_key, 'status') ~= 'started' then
+    return nil
+  end
+  redis.call('HINCRBY', job_key, 'deltabus_lost', 1)
+  redis.call('HSET', job_key, 'status', 'queued', 'started_at', '', 'worker_name', '')
+  redis.call('LPUSH', rq .. ':queue:' .. origin, job)
+  return job
+end
+
+local requeued, buried = {}, {}
+local room = tonumber(ARGV[4])
+
+local function requeue_all(executions)
+  for _, member in ipairs(redis.call('SRANDMEMBER', executions, room)) do
+    requeued[#requeued + 1] = requeue(executions, member)
+    room = room - 1
+  end
+end
+
+if ARGV[5] == '1' then
+  requeue_all(rq .. ':worker:' .. ARGV[1] .. ':executions')
+end
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
+  local worker_key = rq .. ':worker:' .. name
+  local executions = worker_key .. ':executions'
+  if room > 0 then
+    requeue_all(executions)
+  end
+  if room <= 0 then
+    break
+  end
+  for queue in string.gmatch(redis.call('HGET', worker_key, 'queues') or '', '[^,]+') do
+    redis.call('SREM', rq .. ':workers:' .. queue, worker_key)
+  end
+  redis.call('SREM', KEYS[2], worker_key)
+  redis.call('DEL', worker_key, executions)
+  redis.call('ZREM', KEYS[1], name)
+  buried[#buried + 1] = name
+end
+return {requeued, buried, room <= 0 and 1 or 0}
