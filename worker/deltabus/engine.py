@@ -14,7 +14,7 @@ import structlog
 from deltabus import envelope as envelopes
 from deltabus import events
 from deltabus.envelope import Envelope
-from deltabus.errors import CancelRequested, DeadlineExceeded, DeltabusError, Internal, Sealed, TaskError
+from deltabus.errors import CancelRequested, DeadlineExceeded, DeltabusError, Fenced, Internal, Sealed, TaskError
 from deltabus.events import Cancelled, Completed, Failed, Retrying, Terminal
 from deltabus.log import Attempt, Log
 from deltabus.registry import Registry
@@ -147,21 +147,24 @@ class Engine:
         if run.interrupted is not None:
             return self._interrupted(run, context, run.interrupted)
         run._runner = asyncio.current_task()  # noqa: SLF001 # the two halves of one attempt
+        limit = asyncio.timeout(max(0.0, context.ends_at - time.time()))
         try:
-            async with asyncio.timeout(max(0.0, context.ends_at - time.time())):
+            async with limit:
                 result = await run.handler(context)
             return Completed(task=run.task, at=time.time(), result=result)
         except TaskError as error:
             return self._failed(run, error, context)
-        except TimeoutError:
-            return self._failed(run, DeadlineExceeded("the time allowed for this task is over"), context)
         except asyncio.CancelledError:
             if run.interrupted is None or run._runner is None:  # noqa: SLF001
                 context.attempt.abandon()
                 raise
             run._runner.uncancel()  # noqa: SLF001
             return self._interrupted(run, context, run.interrupted)
+        except (CancelRequested, Fenced, Sealed) as reason:
+            return self._interrupted(run, context, reason)
         except Exception:
+            if limit.expired():
+                return self._failed(run, DeadlineExceeded("the time allowed for this task is over"), context)
             log.exception("a task function or a plugin raised what it may not raise", task=run.task)
             return self._failed(run, Internal("an internal error; the worker's log has the details"), context)
         finally:
@@ -174,6 +177,8 @@ class Engine:
             return Retrying(task=run.task, at=time.time(), reason=str(reason))
         if isinstance(reason, TaskError):
             return self._failed(run, reason, context)
+        if isinstance(reason, Sealed):
+            return _ending(reason)
         context.attempt.abandon()
         raise reason
 
