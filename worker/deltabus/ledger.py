@@ -6,7 +6,6 @@ The commands of one step go through one guarded script, and the steps of many jo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -23,8 +22,8 @@ from rq.registry import CanceledJobRegistry
 from rq.results import Result
 from rq.utils import utcformat
 
-from deltabus.commit import GroupCommit, pack
-from deltabus.errors import BusUnavailable, ErrorInfo, TaskFailed
+from deltabus.commit import Call, GroupCommit, pack
+from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.jobs import BusJob, JSONSerializer
 from deltabus.scripts import BOOK
 
@@ -44,31 +43,6 @@ class Outcome(IntEnum):
     DONE = 1
     #: Other jobs depend on this one: RQ's own code must finish it. At the start: the job was cancelled.
     REFUSED = 2
-
-
-class _Step:
-    """One guarded set of commands on its way to Redis (`commit.Item`)."""
-
-    __slots__ = ("_command", "_done")
-
-    def __init__(self, command: bytes, done: asyncio.Future[Outcome]) -> None:
-        self._command = command
-        self._done = done
-
-    def command(self) -> bytes:
-        return self._command
-
-    def answer(self, reply: Any) -> None:
-        if self._done.done():
-            return
-        if isinstance(reply, Exception):
-            self._done.set_exception(reply)
-        else:
-            self._done.set_result(Outcome(reply))
-
-    def give_up(self, error: BusUnavailable) -> None:
-        if not self._done.done():
-            self._done.set_exception(error)
 
 
 class Ledger:
@@ -216,9 +190,12 @@ class Ledger:
             arguments.append(len(words))
             # As redis-py would encode them: RQ's statuses are strings that `str` would not show as such.
             arguments += (repr(word) if isinstance(word, float) else word for word in words)
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._commit.submit(_Step(pack(BOOK, [key.encode()], arguments), done))
-        return await done
+        call = Call(pack(BOOK, [key.encode()], arguments))
+        self._commit.submit(call)
+        reply = await call.reply
+        if isinstance(reply, ResponseError):
+            raise reply
+        return Outcome(reply)
 
 
 def _now() -> datetime:

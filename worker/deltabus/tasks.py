@@ -11,6 +11,7 @@ from contextlib import aclosing
 from functools import wraps
 from typing import Any, Final, Protocol, cast
 
+import msgspec
 from rq import get_current_job
 from rq.job import Job
 
@@ -68,7 +69,7 @@ async def chat(context: Context) -> Any:
         deadline=context.ends_at,
     )
     answer = Accumulator()
-    attempt.snapshot = answer.snapshot
+    attempt.snapshot = lambda: [msgspec.json.encode(chunk) for chunk in answer.snapshot()]
     room = context.settings.max_answer_bytes
     async with aclosing(provider.chat(request)) as items:  # type: ignore[type-var] # an async generator in practice
         async for item in items:
