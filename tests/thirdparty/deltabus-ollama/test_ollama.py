@@ -1,0 +1,67 @@
+"""The provider against a server that says what each situation needs."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+
+from deltabus.testing import Action, Case, ProviderContract, Reply, ScriptedServer
+
+from deltabus_ollama import OllamaProvider
+
+KEY = "key-0123456789"
+
+
+def line(content, **rest):
+    message = {"role": "assistant", "content": content}
+    return json.dumps({"model": "llama3.2", "message": message, "done": False, **rest}).encode() + b"\n"
+
+
+def answer(request):
+    if request.path == "/api/tags":
+        return Reply.json({"models": [{"name": "llama3.2"}]})
+    if request.json()["stream"]:
+        return Reply(body=[line("Good"), line(" morning"), line("", done=True, done_reason="stop")])
+    return Reply(body=[line("Good morning", done=True, done_reason="stop")])
+
+
+REFUSALS = {"authentication": 401, "not_found": 404, "rate_limited": 429, "provider_unavailable": 503}
+
+
+class TestOllama(ProviderContract):
+    plugin = OllamaProvider
+    secret = KEY
+    codes = tuple(REFUSALS)
+
+    def settings(self):
+        return {"base_url": "http://127.0.0.1:1", "api_key": KEY}
+
+    @asynccontextmanager
+    async def serving(self, reply):
+        with ScriptedServer(default=reply) as server:
+
+            async def closed():
+                await server.requests[0].closed.happened()
+
+            yield Case(
+                provider=OllamaProvider("kit", {**self.settings(), "base_url": server.url}),
+                request={"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]},
+                text="Good morning",
+                arrived=server.received(1).happened,
+                closed=closed,
+            )
+
+    def answering(self):
+        return self.serving(answer)
+
+    def pausing(self):
+        return self.serving(Reply(body=[line("Good"), Action.HANG]))
+
+    def silent(self):
+        return self.serving(Reply.raw(Action.HANG))
+
+    def breaking_off(self):
+        return self.serving(Reply(body=[line("Good")]))
+
+    def failing(self, code):
+        return self.serving(Reply.json({"error": f"no, {KEY}"}, REFUSALS[code]))
