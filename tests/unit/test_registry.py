@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -182,6 +183,15 @@ def test_a_broken_plugin_is_not_imported_for_every_task(install):
         with pytest.raises(ConfigError):
             routes.provider("acme")
     assert sys.__dict__.pop("counted") == 1
+
+
+def test_a_plugin_of_a_distribution_without_a_name_is_loaded_all_the_same(monkeypatch):
+    entry = EntryPoint(name="acme", value="deltabus_nowhere:Acme", group=registry.GROUP)
+    monkeypatch.setattr(registry, "_installed", lambda: {"acme": [entry]})
+    with pytest.raises(
+        ConfigError, match=r"^plugin `acme` \(deltabus_nowhere:Acme, from an unnamed distribution\) cannot"
+    ):
+        configured(ProviderSettings(name="acme")).provider("acme")
 
 
 def test_two_distributions_with_one_plugin_name_are_both_named(install):

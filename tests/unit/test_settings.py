@@ -84,11 +84,13 @@ def test_a_variable_sets_its_field(variable, text, field, value):
 
 
 def test_every_field_has_a_variable():
-    numbers = {"int": "11", "float": "2.5"}
+    samples = {int: "11", float: "4.5", str: "x", tuple: "x,y"}
+    special = {"redis_url": "unix:///s"}
     for name, default in vars_of(Settings()).items():
-        if name in {"providers", "sources", "rq_key_prefix", "lease", "log_level", "log_format", "redis_url"}:
+        if name in {"providers", "sources", "rq_key_prefix"}:
             continue
-        text = numbers.get(type(default).__name__, "x")
+        choices = settings._CHOICES.get(name)
+        text = choices[-1] if choices else special.get(name, samples[type(default)])
         loaded = settings.load(environ={f"DELTABUS_{name.upper()}": text})
         assert getattr(loaded, name) != default, name
         assert loaded.sources[name] == f"DELTABUS_{name.upper()}"
@@ -137,6 +139,8 @@ def test_bad_toml_is_reported_with_its_line(config, text, place):
             "failure_ttl = 0",
             "`failure_ttl` in {file} must be a whole number (seconds) above 0 (or -1: for ever), not 0",
         ),
+        ("lease = {}", "`lease` in {file} must be a number (seconds), not a table"),
+        ("lease = 1979-05-27", "`lease` in {file} must be a number (seconds), not a date"),
         ("max_log_bytes = [1]", "`max_log_bytes` in {file} must be a whole number (bytes), not a list of other things"),
         ('queues = "chat"', "`queues` in {file} must be a list of names, not a string"),
         ("queues = [1]", "`queues` in {file} must be a list of names, not a list of other things"),

@@ -127,7 +127,8 @@ token = "${TOKEN}"
 region = "${REGION}"
 base_url = "https://user:literal-secret-2@acme.example/v1?key=q"
 headers = {X-Custom = "literal-secret-3", X-Env = "Bearer ${TOKEN}"}
-proxies = ["http://p.example"]
+proxies = ["http://p.example", "http://[not a URL"]
+tokens = ["literal-secret-4"]
 timeout = 2.5
 verify = false
 """
@@ -136,7 +137,8 @@ verify = false
 def test_secrets_are_found_wherever_they_are_written(load):
     loaded = load(SECRETIVE, TOKEN="secret-from-env", REGION="eu")
     found = loaded.providers["acme"].secrets
-    assert found >= {"literal-secret-1", "literal-secret-2", "literal-secret-3", "secret-from-env"}
+    assert found >= {"literal-secret-1", "literal-secret-2", "literal-secret-3", "literal-secret-4"}
+    assert "secret-from-env" in found
     assert "eu" not in found, "too short to be told from a part of a word"
     assert loaded.secrets == found
 
@@ -157,7 +159,8 @@ def test_a_screen_shows_which_variable_an_option_comes_from(load):
         "region": "${REGION}",
         "base_url": "https://acme.example/v1",
         "headers": "X-Custom=***, X-Env=Bearer ${TOKEN}",
-        "proxies": "http://p.example",
+        "proxies": "http://p.example, (not a URL)",
+        "tokens": "***",
         "timeout": "2.5",
         "verify": "false",
     }
