@@ -60,6 +60,8 @@ class Endpoint:
             raise ConfigError("base_url must begin with https:// or http://, such as https://api.openai.com/v1")
         if not parts.hostname:
             raise ConfigError("base_url names no host: it looks like https://api.openai.com/v1")
+        if re.search(r"\s", parts.netloc):
+            raise ConfigError("base_url is not a URL: there is a space in its host")
         if "@" in parts.netloc:
             raise ConfigError("base_url must not hold a user or password: use api_key, or headers.Authorization")
         if parts.fragment:

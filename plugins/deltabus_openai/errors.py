@@ -117,8 +117,8 @@ _STATUS: Mapping[int, type[TaskError]] = {
 
 #: What an error message may contain of a key even though it is not the configured one, or is shortened.
 _SECRETS = re.compile(
-    r"(?i)bearer\s+[^\s\"',;]+"
-    r"|\b(?:sk|pk|rk|gsk|xai|pplx|hf|sess|nvapi|csk|fw|tgp)[-_][\w\-*.…]{6,}"
+    r"(?i)bearer\s+(?:[^\s\"',;.]|\.(?=\w))+"
+    r"|\b(?:sk|pk|rk|gsk|xai|pplx|hf|sess|nvapi|csk|fw|tgp)[-_](?:[\w\-*…]|\.(?=[\w.])){6,}"
     r"|\bAIza[\w\-]{10,}"
     r"|[\w\-]*\*{3,}[\w\-*]*"
 )

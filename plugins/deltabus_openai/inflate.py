@@ -8,6 +8,8 @@ from deltabus.provider import ProviderProtocol
 
 #: Bytes that one step may produce.
 _STEP = 64 * 1024
+#: How a member begins (RFC 1952, section 2.3.1).
+_GZIP = b"\x1f\x8b"
 
 
 class Inflater:
@@ -42,7 +44,16 @@ class Inflater:
         Raises:
             ProviderProtocol: the input is not compressed as the header says.
         """
-        while self._input:
+        # Two bytes tell zlib's header from none.
+        while len(self._input) > (not self._started):
+            if self._zlib.eof:
+                # gzip may have several members; padding, or whatever else follows the last one, is dropped.
+                self._input = self._input.lstrip(b"\0")
+                if not self._input.startswith(_GZIP[: len(self._input)]):
+                    self._input = b""
+                if len(self._input) < len(_GZIP):
+                    break
+                self._zlib = zlib.decompressobj(zlib.MAX_WBITS | 32)
             try:
                 out = self._zlib.decompress(self._input, _STEP)
             except zlib.error as exc:
@@ -53,10 +64,7 @@ class Inflater:
                 self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
                 continue
             self._started = True
-            self._input = self._zlib.unconsumed_tail
-            if self._zlib.eof:
-                self._input = self._zlib.unused_data.lstrip(b"\0")
-                self._zlib = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            self._input = self._zlib.unused_data if self._zlib.eof else self._zlib.unconsumed_tail
             if out:
                 return out
         return b""
