@@ -1,12 +1,12 @@
-"""One attempt at a task, from its envelope to its ending: the same under every kind of worker."""
+"""A task from its envelope to its ending, attempt by attempt: the same under every kind of worker."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -14,20 +14,62 @@ import structlog
 from deltabus import envelope as envelopes
 from deltabus import events
 from deltabus.envelope import Envelope
-from deltabus.errors import CancelRequested, DeadlineExceeded, DeltabusError, Fenced, Internal, Sealed, TaskError
+from deltabus.errors import (
+    CancelRequested,
+    DeadlineExceeded,
+    DeltabusError,
+    ErrorInfo,
+    Fenced,
+    Internal,
+    Sealed,
+    TaskError,
+)
 from deltabus.events import Cancelled, Completed, Failed, Retrying, Terminal
 from deltabus.log import Attempt, Log
 from deltabus.registry import Registry
+from deltabus.retry import Fail, Policy, Retry, decide
 from deltabus.settings import Settings
 
-log = structlog.get_logger("deltabus.engine")
+T = TypeVar("T")
 
-#: How an attempt ends. `Retrying`: not settled, the task will run again.
-Ending = Terminal | Retrying
+log = structlog.get_logger("deltabus.engine")
 
 
 class HandBack(DeltabusError):
     """The worker is leaving: the attempt ends, and the task goes back to its queue uncharged."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """The attempt ended because the worker leaves; the task goes to the front of its queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The task waits for its next attempt outside the worker, for `delay` seconds."""
+
+    delay: float
+    #: Attempts that have failed so far.
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftToRQ:
+    """The attempt failed, and RQ will run the job again (`retry=Retry(…)`)."""
+
+    error: ErrorInfo
+
+
+#: How a run ends: settled, or to be continued.
+Ending = Terminal | HandedBack | Parked | LeftToRQ
+
+
+@dataclass(frozen=True, slots=True)
+class _TryAgain:
+    """What was streamed is void; another attempt follows."""
+
+    error: ErrorInfo
+    delay: float
 
 
 @dataclass(slots=True, eq=False)
@@ -63,19 +105,24 @@ class Run:
     execution: str | None = None
     #: Seconds to keep the log after the end, where the job says so.
     result_ttl: int | None = None
+    #: Attempts that failed before this run.
+    failures: int = 0
+    #: The worker can park a task that has long to wait.
+    may_park: bool = False
     #: RQ will run the job again if it fails (`retry=Retry(…)`).
     retried_by_rq: bool = False
     #: Whether RQ has recorded this ending: then the job was requeued on purpose, and a new round begins.
     is_booked: Callable[[Terminal], Awaitable[bool]] | None = None
     interrupted: DeltabusError | None = None
-    _runner: asyncio.Task[Any] | None = field(default=None, repr=False)
+    #: What `interrupt` cancels: set while the run may be interrupted.
+    runner: asyncio.Task[Any] | None = None
 
     def interrupt(self, reason: DeltabusError) -> None:
         """End the attempt now: `CancelRequested`, `HandBack`, `Fenced` or `Sealed`. The first reason counts."""
         if self.interrupted is None:
             self.interrupted = reason
-            if self._runner is not None:
-                self._runner.cancel()
+            if self.runner is not None:
+                self.runner.cancel()
 
 
 class Engine:
@@ -92,29 +139,28 @@ class Engine:
         await self._log.renew(tuple(self._attempts))
 
     async def run(self, run: Run) -> Ending:
-        """Carry out an attempt. When this returns, its ending is in the task's log.
+        """Carry out a task, with its retries. When this returns, its ending is in the task's log.
 
         Raises:
             Fenced: a newer attempt owns the task; nothing may be recorded.
         """
         try:
             envelope = envelopes.parse(run.argument)
-            ends_at = _limit(run, envelope)
-            attempt = await self._begin(run, envelope)
+            while True:
+                ending = await self._attempt(run, envelope)
+                if not isinstance(ending, _TryAgain):
+                    return ending
+                await _interruptibly(run, asyncio.sleep(ending.delay))
         except TaskError as error:
             return await self.settle(run, Failed(task=run.task, at=time.time(), error=error.info))
         except CancelRequested as cancel:
             return await self.settle(run, Cancelled(task=run.task, at=time.time(), reason=cancel.reason))
+        except HandBack:
+            return HandedBack()
         except Sealed as sealed:
             return _ending(sealed)
-        self._attempts.add(attempt)
-        try:
-            context = Context(run.task, envelope, attempt, self._registry, self._settings, ends_at)
-            return await self._record(run, attempt, await self._perform(run, context))
-        finally:
-            self._attempts.discard(attempt)
 
-    async def settle(self, run: Run, event: Terminal) -> Ending:
+    async def settle(self, run: Run, event: Terminal) -> Terminal:
         """Write the ending of a task that has no open attempt; somebody else's, if they were first."""
         reply_to = run.argument.get("reply_to") if isinstance(run.argument, dict) else None
         reply_to = reply_to if isinstance(reply_to, str) else None
@@ -125,6 +171,19 @@ class Engine:
         except Sealed as sealed:
             return _ending(sealed)
         return event
+
+    async def _attempt(self, run: Run, envelope: Envelope) -> Ending | _TryAgain:
+        ends_at = _limit(run, envelope)
+        attempt = await self._begin(run, envelope)
+        context = Context(run.task, envelope, attempt, self._registry, self._settings, ends_at)
+        self._attempts.add(attempt)
+        try:
+            return await self._record(run, attempt, await self._perform(run, context))
+        except Fenced:
+            attempt.abandon()
+            raise
+        finally:
+            self._attempts.discard(attempt)
 
     async def _begin(self, run: Run, envelope: Envelope, *, reopen: bool = False) -> Attempt:
         try:
@@ -142,61 +201,117 @@ class Engine:
                 raise
         return await self._begin(run, envelope, reopen=True)
 
-    async def _perform(self, run: Run, context: Context) -> Ending:
-        """Call the task function under its limits; whatever happens becomes an ending."""
-        if run.interrupted is not None:
-            return self._interrupted(run, context, run.interrupted)
-        run._runner = asyncio.current_task()  # noqa: SLF001 # the two halves of one attempt
-        limit = asyncio.timeout(max(0.0, context.ends_at - time.time()))
+    async def _perform(self, run: Run, context: Context) -> Terminal | HandBack | LeftToRQ | _TryAgain:
+        """Call the task function until it succeeds, fails for good, or subscribers must be told."""
         try:
-            async with limit:
-                result = await run.handler(context)
-            return Completed(task=run.task, at=time.time(), result=result)
-        except TaskError as error:
-            return self._failed(run, error, context)
-        except asyncio.CancelledError:
-            if run.interrupted is None or run._runner is None:  # noqa: SLF001
-                context.attempt.abandon()
-                raise
-            run._runner.uncancel()  # noqa: SLF001
-            return self._interrupted(run, context, run.interrupted)
-        except (CancelRequested, Fenced, Sealed) as reason:
-            return self._interrupted(run, context, reason)
-        except Exception:
-            if limit.expired():
-                return self._failed(run, DeadlineExceeded("the time allowed for this task is over"), context)
-            log.exception("a task function or a plugin raised what it may not raise", task=run.task)
-            return self._failed(run, Internal("an internal error; the worker's log has the details"), context)
-        finally:
-            run._runner = None  # noqa: SLF001
+            while True:
+                try:
+                    result = await _interruptibly(run, _call(run, context))
+                    return Completed(task=run.task, at=time.time(), result=result)
+                except TaskError as error:
+                    verdict = self._judge(run, context, error)
+                if not isinstance(verdict, Retry):
+                    return verdict
+                context.partial = None
+                await _interruptibly(run, asyncio.sleep(verdict.delay))  # nothing was streamed: nobody need know
+        except CancelRequested as cancel:
+            return Cancelled(task=run.task, at=time.time(), reason=cancel.reason)
+        except HandBack as reason:
+            return reason
 
-    def _interrupted(self, run: Run, context: Context, reason: DeltabusError) -> Ending:
-        if isinstance(reason, CancelRequested):
-            return Cancelled(task=run.task, at=time.time(), reason=reason.reason)
-        if isinstance(reason, HandBack):
-            return Retrying(task=run.task, at=time.time(), reason=str(reason))
-        if isinstance(reason, TaskError):
-            return self._failed(run, reason, context)
-        if isinstance(reason, Sealed):
-            return _ending(reason)
-        context.attempt.abandon()
-        raise reason
+    def _judge(self, run: Run, context: Context, error: TaskError) -> Failed | LeftToRQ | _TryAgain | Retry:
+        streamed = context.partial is not None
+        decision = decide(
+            error,
+            self._policy(context.envelope),
+            failures=run.failures,
+            streamed=streamed,
+            now=time.time(),
+            deadline=context.envelope.deadline,
+        )
+        if isinstance(decision, Fail):
+            log.info("attempt failed", task=run.task, code=error.code, retry=False, why=decision.why)
+            if run.retried_by_rq:
+                return LeftToRQ(error.info)
+            partial = context.partial() if context.partial is not None else None
+            return Failed(task=run.task, at=time.time(), error=error.info, partial=partial)
+        run.failures += 1
+        log.info("attempt failed", task=run.task, code=error.code, retry=True, seconds=round(decision.delay, 3))
+        if streamed or self._is_parked(run, decision.delay):
+            return _TryAgain(error.info, decision.delay)
+        return decision
 
-    def _failed(self, run: Run, error: TaskError, context: Context) -> Ending:
-        if run.retried_by_rq:
-            return Retrying(task=run.task, at=time.time(), reason="RQ retries the job", error=error.info)
-        partial = context.partial() if context.partial is not None else None
-        return Failed(task=run.task, at=time.time(), error=error.info, partial=partial)
+    def _policy(self, envelope: Envelope) -> Policy:
+        settings, own = self._settings, envelope.retry
+        return Policy(
+            max_retries=settings.max_retries if own.max is None else own.max,
+            delay=settings.retry_delay,
+            max_delay=settings.max_retry_delay,
+            after_delta=own.after_delta or settings.after_delta,
+        )
 
-    async def _record(self, run: Run, attempt: Attempt, ending: Ending) -> Ending:
-        try:
-            if isinstance(ending, Retrying):
-                await attempt.emit(ending)
-            else:
-                await attempt.seal(_signed(run, ending))
-        except Sealed as sealed:
-            return _ending(sealed)
-        return ending
+    def _is_parked(self, run: Run, delay: float) -> bool:
+        return run.may_park and delay > self._settings.park_after
+
+    async def _record(
+        self, run: Run, attempt: Attempt, verdict: Terminal | HandBack | LeftToRQ | _TryAgain
+    ) -> Ending | _TryAgain:
+        """Write the end of the attempt to the log."""
+        if isinstance(verdict, Terminal):
+            await attempt.seal(_signed(run, verdict))
+            return verdict
+        now = time.time()
+        if isinstance(verdict, HandBack):
+            await attempt.emit(Retrying(task=run.task, at=now, reason=str(verdict)))
+        elif isinstance(verdict, LeftToRQ):
+            await attempt.emit(Retrying(task=run.task, at=now, reason="RQ retries the job", error=verdict.error))
+        else:
+            reason = verdict.error.code
+            await attempt.emit(Retrying(task=run.task, at=now, reason=reason, error=verdict.error, delay=verdict.delay))
+        attempt.abandon()
+        if isinstance(verdict, HandBack):
+            return HandedBack()
+        if isinstance(verdict, _TryAgain) and self._is_parked(run, verdict.delay):
+            return Parked(verdict.delay, run.failures)
+        return verdict
+
+
+async def _call(run: Run, context: Context) -> Any:
+    """Call the task function within its time. Whatever is not an error of ours becomes one.
+
+    Raises:
+        TaskError: why it failed.
+        CancelRequested, Fenced, Sealed: what it met when it wrote to the log.
+    """
+    limit = asyncio.timeout(max(0.0, context.ends_at - time.time()))
+    try:
+        async with limit:
+            return await run.handler(context)
+    except (TaskError, CancelRequested, Fenced, Sealed):
+        raise
+    except Exception as exc:
+        if limit.expired():
+            raise DeadlineExceeded("the time allowed for this task is over") from exc
+        log.exception("a task function or a plugin raised what it may not raise", task=run.task)
+        raise Internal("an internal error; the worker's log has the details") from exc
+
+
+async def _interruptibly(run: Run, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, unless or until the run is interrupted: then raise the reason."""
+    if run.interrupted is not None:
+        work.close()
+        raise run.interrupted
+    run.runner = runner = asyncio.current_task()
+    assert runner is not None
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if run.interrupted is None:
+            raise
+        runner.uncancel()
+        raise run.interrupted from None
+    finally:
+        run.runner = None
 
 
 def _limit(run: Run, envelope: Envelope) -> float:

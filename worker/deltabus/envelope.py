@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -46,6 +46,15 @@ _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _CHANNEL = re.compile(r"[^\x00-\x20\x7f]{1,512}")
 
 
+class RetryOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a task wants done about failures that pass; what it leaves out, the worker's settings say."""
+
+    #: Attempts beyond the first.
+    max: Annotated[int, msgspec.Meta(ge=0, le=100)] | None = None
+    #: After a part of the answer was streamed: `restart` the task, or `fail` it and keep the part.
+    after_delta: Literal["restart", "fail"] | None = None
+
+
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A task as its producer wrote it."""
 
@@ -57,6 +66,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     deadline: float | None = None
     #: Seconds that one attempt may take.
     timeout: float | None = None
+    retry: RetryOptions = RetryOptions()
     #: A further channel that gets every message of this task.
     reply_to: str | None = None
     #: Whom to account the task to; a label, not a permission.

@@ -100,7 +100,7 @@ class BusJob(Job):
             or self.repeats_left
             or self.retries_left
             or self.rate_limit_key
-            or self.result_ttl == 0
+            or self.failure_ttl == 0
         )
 
 

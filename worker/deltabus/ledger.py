@@ -6,6 +6,8 @@ The commands of one step go through one guarded script, and the steps of many jo
 
 from __future__ import annotations
 
+import math
+import traceback
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -25,6 +27,7 @@ from rq.utils import utcformat
 from deltabus.commit import Call, GroupCommit, pack
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.jobs import BusJob, JSONSerializer
+from deltabus.queues import BusQueue
 from deltabus.scripts import BOOK
 
 #: Seconds after which stock RQ maintenance takes an execution for abandoned: what RQ's own worker asks for.
@@ -33,6 +36,9 @@ EXECUTION_TTL: Final = 120
 
 #: Field of a job's hash that counts how often the job lost its worker.
 LOST_FIELD: Final = "deltabus_lost"
+
+#: Field of a parked job's hash: attempts that have failed for a passing reason.
+FAILURES_FIELD: Final = "deltabus_failures"
 
 
 class Outcome(IntEnum):
@@ -111,8 +117,10 @@ class Ledger:
         """Record a failure, for the job's or the settings' `failure_ttl`."""
         ttl = self._failure_ttl if job.failure_ttl is None else job.failure_ttl
         pipeline = self._ended(job, JobStatus.FAILED, "failed_job_count")
-        self._result(job, execution, Result.Type.FAILED, pipeline, ttl, exc_string=str(TaskFailed(job.id, error)))
-        pipeline.zadd(job.failed_job_registry.key, {job.id: _now().timestamp() + ttl})
+        lines = traceback.format_exception_only(TaskFailed(job.id, error))
+        self._result(job, execution, Result.Type.FAILED, pipeline, ttl, exc_string="".join(lines))
+        # RQ's rule: a score below 0 never runs out.
+        pipeline.zadd(job.failed_job_registry.key, {job.id: ttl if ttl < 0 else int(_now().timestamp()) + ttl})
         return await self._finish(job, execution, pipeline, ttl)
 
     async def cancel(self, job: BusJob, execution: Execution) -> Outcome:
@@ -133,6 +141,22 @@ class Ledger:
         execution.delete(job, pipeline)
         pipeline.lpush(queue_key, job.id)
         # A job that others wait for goes back like any other: the second guard is the execution itself.
+        return await self._submit(execution.key, ["running", ""], pipeline)
+
+    async def park(self, job: BusJob, execution: Execution, *, delay: float, failures: int) -> Outcome:
+        """Put a running job into RQ's scheduled registry, from where any worker or scheduler releases it."""
+        pipeline = self._recorder()
+        job._status = JobStatus.SCHEDULED  # noqa: SLF001
+        fields: dict[Any, Any] = {
+            "status": JobStatus.SCHEDULED.value,
+            "started_at": "",
+            "worker_name": "",
+            FAILURES_FIELD: failures,
+        }
+        pipeline.hset(job.key, mapping=fields)
+        queue = BusQueue(job.origin, self._connection, serializer=JSONSerializer)
+        pipeline.zadd(queue.scheduled_job_registry.key, {job.id: math.ceil(_now().timestamp() + delay)})
+        execution.delete(job, pipeline)
         return await self._submit(execution.key, ["running", ""], pipeline)
 
     async def renew(self, running: Iterable[tuple[BusJob, Execution]]) -> None:

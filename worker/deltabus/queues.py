@@ -1,20 +1,12 @@
-"""RQ queues whose maintenance loses nothing: what was taken and never started goes back to the front."""
+"""RQ queues whose maintenance does not fail what was taken and never started."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Final
-
 from rq.intermediate_queue import IntermediateQueue
 from rq.queue import Queue
-from rq.utils import now
 from rq.worker.base import BaseWorker
 
 from deltabus.jobs import BusJob
-from deltabus.scripts import PUT_BACK
-
-#: A job that has been in an intermediate list for this long, and does not run, was dropped by a dying worker.
-STUCK: Final = timedelta(seconds=10)
 
 
 class BusQueue(Queue):
@@ -30,11 +22,4 @@ class BusQueue(Queue):
 
 class _Intermediate(IntermediateQueue):
     def cleanup(self, worker: BaseWorker, queue: Queue) -> None:
-        """Requeue what is stuck. RQ fails such jobs, though they never ran."""
-        put_back = self.connection.register_script(PUT_BACK.source)
-        for job_id in self.get_job_ids():
-            if job_id in queue.started_job_registry or self.set_first_seen(job_id):
-                continue
-            seen = self.get_first_seen(job_id)
-            if seen is not None and now() - seen > STUCK:
-                put_back(keys=[self.key, self.queue_key, self.get_first_seen_key(job_id)], args=[job_id])
+        """Nothing. RQ would fail what is stuck here, after a minute; `recovery` requeues it, sooner than that."""

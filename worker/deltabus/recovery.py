@@ -12,17 +12,21 @@ died is not run again: the next worker only books what the seal says.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 from redis.asyncio import Redis
 from rq.defaults import RQ_KEY_PREFIX
 from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job
+from rq.registry import ScheduledJobRegistry
+from rq.utils import utcformat
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from deltabus import keys
-from deltabus.scripts import PUT_BACK, REAP
+from deltabus.scripts import PUT_BACK, REAP, RELEASE
 
 log = structlog.get_logger("deltabus.recovery")
 
@@ -34,16 +38,17 @@ class Recovery:
     """One worker's part in it.
 
     Args:
-        queue_keys: RQ's keys of the queues whose intermediate lists are looked after.
+        queues: names and RQ's keys of the queues that are looked after.
         lease: seconds after which a worker that has not been heard of is taken for dead.
     """
 
-    def __init__(self, redis: Redis, worker: str, queue_keys: Sequence[str], *, lease: float) -> None:
+    def __init__(self, redis: Redis, worker: str, queues: Mapping[str, str], *, lease: float) -> None:
         self._redis = redis
         self._worker = worker
-        self._queue_keys = queue_keys
+        self._queues = queues
         self._lease = lease
         self._reap = redis.register_script(REAP.source)
+        self._release = redis.register_script(RELEASE.source)
         self._put_back = redis.register_script(PUT_BACK.source)
         #: When this worker first saw ids that are in intermediate lists, by its monotonic clock.
         self._seen: dict[tuple[str, bytes], float] = {}
@@ -56,8 +61,9 @@ class Recovery:
         """
         while await self._reap_the_dead(born=born):
             pass
-        for key in self._queue_keys:
+        for name, key in self._queues.items():
             await self._put_back_the_stuck(key)
+            await self._release_the_due(name, key)
 
     async def leave(self) -> None:
         """Give up the lease: this worker has handed back whatever it had."""
@@ -72,6 +78,13 @@ class Recovery:
         for name in buried:
             log.warning("a worker's lease ran out", lost=name.decode(errors="replace"))
         return bool(more)
+
+    async def _release_the_due(self, name: str, queue_key: str) -> None:
+        """Enqueue scheduled jobs whose time has come: RQ's scheduler need not run for retries to happen."""
+        scheduled = ScheduledJobRegistry.key_template.format(name)
+        args: list[str | int] = [Job.key_for(""), utcformat(datetime.now(UTC)), BATCH]
+        if released := await self._release(keys=[scheduled, queue_key], args=args):
+            log.debug("released scheduled jobs", queue=name, jobs=released)
 
     async def _put_back_the_stuck(self, queue_key: str) -> None:
         intermediate = IntermediateQueue.get_intermediate_queue_key(queue_key)

@@ -38,15 +38,20 @@ ENVIRONMENT_PREFIX: Final = "DELTABUS_"
 _FOREIGN: Final[Mapping[str, str]] = {"rq_key_prefix": "RQ_KEY_PREFIX"}
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "after_delta": ("restart", "fail"),
     "log_level": ("debug", "info", "warning", "error", "critical"),
     "log_format": ("auto", "console", "json"),
 }
 
 #: Numbers that are neither seconds nor bytes, and what they count.
-_COUNTED: Final[Mapping[str, str]] = {"concurrency": "attempts at once", "max_deliveries": "deliveries"}
+_COUNTED: Final[Mapping[str, str]] = {
+    "concurrency": "attempts at once",
+    "max_deliveries": "deliveries",
+    "max_retries": "retries",
+}
 
 #: Fields of which 0 makes sense; every other number must be above it.
-_MAY_BE_ZERO: Final = frozenset({"drain_timeout"})
+_MAY_BE_ZERO: Final = frozenset({"drain_timeout", "max_retries", "park_after", "retry_delay"})
 
 #: Fields of which -1 means for ever, as it does to RQ.
 _MAY_BE_FOREVER: Final = frozenset({"result_ttl", "failure_ttl"})
@@ -88,6 +93,15 @@ class Settings:
     heartbeat_interval: float = 3.0
     #: How often a job may lose its worker before it is failed as `worker_lost`.
     max_deliveries: int = 5
+    #: How often a task that failed for a passing reason is tried again.
+    max_retries: int = 3
+    #: Upper end of the first retry's random delay; each further one reaches twice as far, up to `max_retry_delay`.
+    retry_delay: float = 1.0
+    max_retry_delay: float = 60.0
+    #: A task that fails after it has streamed something: `restart` it, or `fail` it and keep the part.
+    after_delta: str = "restart"
+    #: Retries that wait for longer than this do so in RQ's scheduled registry rather than in a slot.
+    park_after: float = 5.0
     #: How long attempts may go on after SIGTERM.
     drain_timeout: float = 25.0
     #: Largest envelope, as JSON.

@@ -131,7 +131,7 @@ class Shift:
                 books=worker,
                 bookkeepers=stack.enter_context(ThreadPoolExecutor(BOOKKEEPERS, "rq-bookkeeper")),
             )
-            self._recovery = Recovery(redis, worker.name, list(keys.values()), lease=settings.lease)
+            self._recovery = Recovery(redis, worker.name, keys, lease=settings.lease)
             self._vigil = Vigil(
                 worker,
                 redis,

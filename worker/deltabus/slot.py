@@ -11,15 +11,25 @@ from typing import Any, Protocol
 
 import structlog
 from redis import Redis as SyncRedis
+from redis.exceptions import RedisError
 from rq.executions import Execution
 
 from deltabus import jobs
-from deltabus.engine import Context, Ending, Engine, HandBack, Run
-from deltabus.errors import CancelRequested, ErrorInfo, Fenced, InvalidRequest, PayloadTooLarge, TaskError, WorkerLost
+from deltabus.engine import Context, Ending, Engine, HandBack, LeftToRQ, Parked, Run
+from deltabus.errors import (
+    BusError,
+    CancelRequested,
+    ErrorInfo,
+    Fenced,
+    InvalidRequest,
+    PayloadTooLarge,
+    TaskError,
+    WorkerLost,
+)
 from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.intake import Taken
 from deltabus.jobs import BusJob
-from deltabus.ledger import LOST_FIELD, Ledger, Outcome
+from deltabus.ledger import FAILURES_FIELD, LOST_FIELD, Ledger, Outcome
 from deltabus.settings import Settings
 
 log = structlog.get_logger("deltabus.worker")
@@ -66,6 +76,7 @@ class Slot:
             argument=None,
             timeout=float(station.settings.job_timeout),
             worker=station.worker,
+            may_park=True,
             is_booked=self._is_booked,
         )
         self._error: TaskError | None = None
@@ -108,10 +119,18 @@ class Slot:
             await self._book(await self._perform(), self.execution)
         except Fenced:
             log.warning("fenced: a newer attempt owns this task; nothing is recorded", task=self.task)
+            await self._give_up()
         except Exception:
             log.exception("a job could not be processed; it is tried again", task=self.task)
-            if self.execution is not None:
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Requeue the job, if RQ's records still say that it runs here; usually they do not."""
+        if self.execution is not None:
+            try:
                 await self._station.ledger.hand_back(self.job, self.execution, self._queue_key, lost=True)
+            except (RedisError, BusError):
+                log.exception("a job could not be given back; it waits for this worker to end", task=self.task)
 
     def _read(self, taken: Taken) -> None:
         """Make a job of the hash, and a run of the job.
@@ -139,6 +158,7 @@ class Slot:
         run.timeout = run.timeout if job.timeout is None else float(job.timeout)
         run.result_ttl = job.result_ttl
         run.retried_by_rq = job.should_retry
+        run.failures = int(taken.fields.get(FAILURES_FIELD.encode(), b"0"))
 
     async def _perform(self) -> Ending:
         if self._error is not None:
@@ -161,7 +181,11 @@ class Slot:
         job, ledger, books = self.job, self._station.ledger, self._station.books
         if isinstance(ending, Completed):
             ttl = job.get_result_ttl(self._station.result_ttl)
-            if not job.is_plain or await ledger.succeed(job, execution, ending.result, ttl=ttl) is Outcome.REFUSED:
+            if (
+                not job.is_plain
+                or ttl == 0
+                or await ledger.succeed(job, execution, ending.result, ttl=ttl) is Outcome.REFUSED
+            ):
                 await self._by_rq(books.book_success, job, execution, ending.result)
         elif isinstance(ending, Failed):
             if not job.is_plain or await ledger.fail(job, execution, ending.error) is Outcome.REFUSED:
@@ -171,8 +195,10 @@ class Slot:
                 await self._by_rq(books.book_stopped, job, execution)
             else:
                 await ledger.cancel(job, execution)
-        elif ending.error is not None:
+        elif isinstance(ending, LeftToRQ):
             await self._by_rq(books.book_failure, job, execution, ending.error)
+        elif isinstance(ending, Parked):
+            await ledger.park(job, execution, delay=ending.delay, failures=ending.failures)
         else:
             await ledger.hand_back(job, execution, self._queue_key)
 

@@ -18,9 +18,9 @@ from rq.job import Job
 from deltabus import chat as rules
 from deltabus import connections
 from deltabus.accumulator import Accumulator
-from deltabus.engine import Context, Engine, Handler, Run
+from deltabus.engine import Context, Engine, Handler, LeftToRQ, Run
 from deltabus.errors import PayloadTooLarge, TaskCancelled, TaskFailed
-from deltabus.events import Cancelled, Completed, Terminal
+from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.log import Log
 from deltabus.provider import ChatRequest, Completion
 from deltabus.registry import Registry
@@ -113,7 +113,7 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
         return ending.result
     if isinstance(ending, Cancelled):
         raise TaskCancelled(job.id, ending.reason)
-    assert ending.error is not None  # only a failure makes RQ retry
+    assert isinstance(ending, Failed | LeftToRQ)  # nobody hands back or parks here
     raise TaskFailed(job.id, ending.error)
 
 
