@@ -156,8 +156,8 @@ class Health:
 class Provider(ABC):
     """A configured endpoint.
 
-    The bus promises: `__init__` is called once, without a running loop, and must neither block nor
-    connect; every other method is called on the loop; `aclose` is called once, when no request is
+    The bus promises: `__init__` is called once, with a running loop or without, and must neither block
+    nor connect; every other method is called on the loop; `aclose` is called once, when no request is
     under way; a method that is not wanted any more is cancelled (`asyncio.CancelledError`) or its
     iterator is closed (`aclose()`), never abandoned.
 

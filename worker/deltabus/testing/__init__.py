@@ -14,9 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deltabus.testing.contract import Case, ProviderContract
+    from deltabus.testing.contract import ProviderContract
     from deltabus.testing.grammar import GrammarError, check_events
     from deltabus.testing.server import Action, Reply, Request, ScriptedServer, Signal
+    from deltabus.testing.situations import Case
 
 __all__ = [
     "Action",
@@ -32,7 +33,7 @@ __all__ = [
 
 _MODULES = {
     "Action": "server",
-    "Case": "contract",
+    "Case": "situations",
     "GrammarError": "grammar",
     "ProviderContract": "contract",
     "Reply": "server",

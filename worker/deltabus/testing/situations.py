@@ -1,0 +1,208 @@
+"""What a contract is tested in: cases, the hooks that bring them about, and a runner that fails rather than hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import difflib
+import traceback
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, cast
+
+import pytest
+
+from deltabus.provider import ChatRequest, Chunk, Completion, Provider, TaskError
+
+#: Hooks of the contract that a subclass may be exempt from.
+_SITUATIONS: Final = ("pausing", "silent", "breaking_off", "failing")
+
+#: A `closed` that a Case need not have, where there is no connection.
+_CLOSED: Final = "closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A provider, and an endpoint that will behave in a certain way when it is asked."""
+
+    #: Made for this case; the contract closes it.
+    provider: Provider
+    #: Body of a request, as the API documents it; the contract sets `stream`.
+    request: Mapping[str, Any]
+    #: Content of choice 0 that the endpoint says, where it answers in full.
+    text: str = ""
+    #: Returns when the endpoint has received a request.
+    arrived: Callable[[], Awaitable[object]] | None = None
+    #: Returns when the endpoint has seen the request's connection close.
+    closed: Callable[[], Awaitable[object]] | None = None
+
+    async def answer(self, *, stream: bool) -> list[Chunk | Completion]:
+        """Ask, and collect what comes until the end."""
+        return [item async for item in self.provider.chat(self.ask(stream=stream))]
+
+    def open(self) -> AsyncGenerator[Chunk | Completion, None]:
+        """Ask for a stream, to be read and closed by hand."""
+        stream = self.provider.chat(self.ask(stream=True))
+        assert hasattr(stream, "aclose"), "chat() must be an async generator: its iterator needs aclose()"
+        return cast("AsyncGenerator[Chunk | Completion, None]", stream)
+
+    def ask(self, *, stream: bool) -> ChatRequest:
+        """The request; its body is a copy."""
+        return ChatRequest(body={**copy.deepcopy(dict(self.request)), "stream": stream}, task="kit")
+
+
+class Situations:
+    """What a subclass of a contract gives. The class that derives from this one directly is the contract."""
+
+    #: The plugin's class.
+    plugin: ClassVar[type[Provider]]
+
+    #: The credential in `settings`: it must not be in any error, nor in what `check` says.
+    secret: ClassVar[str] = ""
+
+    #: Codes of the errors that `failing` can make the endpoint answer with.
+    codes: ClassVar[tuple[str, ...]] = ()
+
+    #: Standard tests, situations, or `closed`, that do not apply, each with the reason.
+    exempt: ClassVar[Mapping[str, str]] = {}
+
+    #: Seconds after which what should be immediate counts as hanging.
+    patience: ClassVar[float] = 10.0
+
+    def settings(self) -> dict[str, Any]:
+        """A table `[providers.<name>]` that the plugin likes; nothing connects to what it names."""
+        raise NotImplementedError("define settings(): a table that the plugin likes")
+
+    def answering(self) -> AbstractAsyncContextManager[Case]:
+        """The endpoint answers every request in full, at once, streamed or not, always with `Case.text`."""
+        raise NotImplementedError
+
+    def pausing(self) -> AbstractAsyncContextManager[Case]:
+        """The endpoint streams the beginning of an answer, then keeps the connection open and is silent."""
+        raise NotImplementedError
+
+    def silent(self) -> AbstractAsyncContextManager[Case]:
+        """The endpoint takes the request and says nothing at all."""
+        raise NotImplementedError
+
+    def breaking_off(self) -> AbstractAsyncContextManager[Case]:
+        """The endpoint streams the beginning of an answer, then ends as if that were all."""
+        raise NotImplementedError
+
+    def failing(self, code: str) -> AbstractAsyncContextManager[Case]:
+        """The endpoint refuses every request in the way that the plugin is to classify as `code`."""
+        raise NotImplementedError
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        contract = cls._contract()
+        standard = [name for name in vars(contract) if name.startswith("test_")]
+        known = [*standard, *_SITUATIONS, _CLOSED]
+        for name, reason in cls.exempt.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                raise TypeError(f"{cls.__name__}.exempt names {name!r}, which the contract does not have; {hint}")
+            if not reason.strip():
+                raise TypeError(f"{cls.__name__}.exempt gives no reason for {name!r}")
+        for name in standard:
+            if getattr(cls, name) is not getattr(contract, name) and name not in cls.exempt:
+                raise TypeError(
+                    f"{cls.__name__} overrides the standard test {name} without saying why: give the reason in `exempt`"
+                )
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One test for each of `codes`; where there are none, one that says so."""
+        if "code" in metafunc.fixturenames:
+            metafunc.parametrize("code", self.codes or ("",), ids=self.codes or ("none",))
+
+    @pytest.fixture(autouse=True)
+    def _exemption(self, request: pytest.FixtureRequest) -> None:
+        name = request.function.__name__
+        if name in self.exempt and getattr(type(self), name) is getattr(self._contract(), name):
+            pytest.skip(self.exempt[name])
+
+    @classmethod
+    def _contract(cls) -> type[Situations]:
+        return next(base for base in reversed(cls.__mro__) if issubclass(base, Situations) and base is not Situations)
+
+    def _make(self) -> Provider:
+        return self.plugin("kit", self.settings())
+
+    def _in(self, situation: str, scenario: Callable[[Case], Awaitable[None]], *code: str) -> None:
+        """Run a scenario in a situation, and fail rather than hang."""
+        if situation in self.exempt:
+            pytest.skip(f"{situation}: {self.exempt[situation]}")
+        if getattr(type(self), situation) is getattr(Situations, situation):
+            pytest.fail(f"define {situation}(), or give in `exempt` the reason why it does not apply")
+        if code == ("",):
+            pytest.fail("`codes` is empty: name the errors that failing() can bring about")
+        manager: AbstractAsyncContextManager[Case] = getattr(self, situation)(*code)
+
+        async def main() -> None:
+            async with manager as case:
+                try:
+                    await scenario(case)
+                finally:
+                    await case.provider.aclose()
+
+        _run(main(), self.patience)
+
+    def _needs_streaming(self, case: Case) -> None:
+        if not case.provider.capabilities.streaming:
+            pytest.skip("the provider does not stream (capabilities.streaming is False)")
+
+    async def _cancel(self, task: asyncio.Task[Any], ready: Awaitable[object]) -> None:
+        waiting = asyncio.ensure_future(ready)
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            waiting.cancel()
+            pytest.fail(f"chat() ended before it was cancelled: {task.exception()!r}")
+        task.cancel()
+        await asyncio.wait({task}, timeout=self.patience / 2)
+        assert task.done(), "chat() goes on after it was cancelled"
+        assert task.cancelled(), "chat() swallows its cancellation: asyncio.CancelledError must get out"
+
+    async def _wait_closed(self, case: Case) -> None:
+        if _CLOSED in self.exempt:
+            return
+        assert case.closed is not None, "the case needs `closed`; where there is no connection, exempt it"
+        try:
+            await asyncio.wait_for(case.closed(), self.patience / 2)
+        except TimeoutError:
+            pytest.fail(f"the connection was still open {self.patience / 2:g} s later")
+
+    async def _error(self, case: Case, *, stream: bool) -> TaskError:
+        try:
+            await case.answer(stream=stream)
+        except TaskError as exc:
+            self._check_hidden("the error", f"{exc} {exc.info} {exc!r}")
+            self._check_hidden("the error's traceback", "".join(traceback.format_exception(exc)))
+            return exc
+        except Exception as exc:  # noqa: BLE001  Whatever it is, it is the finding.
+            pytest.fail(f"raised {exc!r}, which is reported as `internal`: map it to a class of deltabus.provider")
+        pytest.fail("the answer passed for a good one; expected an error")
+
+    def _check_hidden(self, what: str, text: str) -> None:
+        assert not self.secret or self.secret not in text, f"{what} shows the credential"
+
+
+def _run(main: Coroutine[Any, Any, None], patience: float) -> None:
+    """`asyncio.run` that neither hangs in code that swallows its cancellation, nor waits for ever."""
+    loop = asyncio.new_event_loop()
+    try:
+        task = loop.create_task(main)
+        loop.run_until_complete(asyncio.wait({task}, timeout=patience))
+        if not task.done():
+            task.cancel()
+            loop.run_until_complete(asyncio.wait({task}, timeout=patience / 10))
+            pytest.fail(f"nothing happened for {patience:g} s (`patience`)")
+        task.result()
+    finally:
+        for left in (left_tasks := asyncio.all_tasks(loop)):
+            left.cancel()
+        if left_tasks:
+            loop.run_until_complete(asyncio.wait(left_tasks, timeout=patience / 10))
+        loop.run_until_complete(asyncio.wait({loop.create_task(loop.shutdown_asyncgens())}, timeout=patience / 10))
+        loop.close()
