@@ -19,6 +19,9 @@ _REASONING: Final = ("reasoning_content", "reasoning")
 #: What servers say in place of the API's reasons, in lower case. None: not the end of an answer.
 _FINISH_REASONS: Final[Mapping[str, str | None]] = {
     "": "stop",
+    "complete": "stop",
+    "completed": "stop",
+    "end": "stop",
     "end_turn": "stop",
     "eos": "stop",
     "eos_token": "stop",
@@ -28,6 +31,7 @@ _FINISH_REASONS: Final[Mapping[str, str | None]] = {
     "abort": "length",
     "length": "length",
     "max_length": "length",
+    "max_output_tokens": "length",
     "max_tokens": "length",
     "model_length": "length",
     "tool_call": "tool_calls",
@@ -149,7 +153,9 @@ class Choice:
 
     def state(self, index: int) -> dict[str, Any]:
         """A choice of a chunk that adds up to this one, but for its end."""
-        delta: dict[str, Any] = {} if self.role is None else {"role": self.role}
+        delta = increments.plain(self.extra or {})
+        if self.role is not None:
+            delta["role"] = self.role
         if self.content is not None:
             delta["content"] = self.content.decode()
         delta |= self._texts()
@@ -157,7 +163,6 @@ class Choice:
             delta["tool_calls"] = self.tool_calls.deltas()
         if self.function is not None:
             delta["function_call"] = self.function.whole()
-        delta |= increments.plain(self.extra or {})
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         if self.logprobs is not None:
             choice["logprobs"] = _own_all(self.logprobs)
@@ -269,8 +274,8 @@ def _grown(buffer: bytearray | None, piece: str) -> bytearray:
 
 
 def _means(reason: str) -> str | None:
-    """The API's word for a server's reason."""
-    return _FINISH_REASONS.get(reason.lower(), "stop")
+    """The API's word for a server's reason; one that is not known may be the API's next."""
+    return _FINISH_REASONS.get(reason.lower(), reason)
 
 
 def _own(value: Any) -> Any:
