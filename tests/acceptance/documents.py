@@ -8,6 +8,7 @@ What a block is, its info string says; what is behind the language is not shown 
     ```sh repository                 run in the repository, where `make` only says what it would do
     ```sh needs=node                 left out where the program is missing; an error where CI=true
     ```python                        a program
+    ```redis                         commands for the Redis in use; a backslash joins lines
     ```toml file=deltabus.toml       a file that the following blocks find
     ```json                          must be JSON
     ```text                          what the block before it printed; … stands for anything
@@ -22,21 +23,18 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import pytest
+import redis
+from processes import PATIENCE, Background, environ
 
 ROOT = Path(__file__).resolve().parents[2]
-
-#: Seconds that one block may take.
-PATIENCE = 60.0
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>.*)$")
 
@@ -68,13 +66,13 @@ def blocks(path: Path) -> Iterator[Block]:
             opening = (number, match["fence"], match["info"].strip(), match["indent"])
             body = []
         elif opening is not None and match and match["fence"].startswith(opening[1]) and not match["info"].strip():
-            language, *words = shlex.split(opening[2]) or [""]
+            language, *words = shlex.split(opening[2] or "''")
             options = {key: value for key, _, value in (word.partition("=") for word in words)}
             yield Block(path, opening[0], language, options, "\n".join(body) + "\n")
             opening = None
         else:
             body.append(line.removeprefix(opening[3]) if opening else line)
-    assert opening is None, f"{path}:{opening[0] if opening else 0}: the fence is never closed"
+    assert opening is None, f"{path}: a fence is never closed"
 
 
 class Reader:
@@ -89,13 +87,12 @@ class Reader:
     def __init__(self, folder: Path, redis_url: str | None = None) -> None:
         self.folder = folder
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        kept = {key: value for key, value in os.environ.items() if not re.match("DELTABUS_|OPENAI_|REDIS_|RQ_", key)}
-        self.environ = {**kept, "PATH": programs, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "TERM": "dumb"}
+        self.environ = environ(PATH=programs)
         # A block of the repository must not change it, nor the environment that the tests run in.
         self.environ |= {"PIP_TARGET": str(folder / "installed"), "PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1"}
         self.environ |= {"PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "MAKEFLAGS": "n"}
         self.output = ""
-        self._running: list[_Background] = []
+        self._running: list[Background] = []
         if redis_url is not None:
             self._use(redis_url)
 
@@ -125,7 +122,9 @@ class Reader:
             case "sh":
                 self._shell(block)
             case "python":
-                self._command(block, [sys.executable, "-c", block.text])
+                self._command(block, [sys.executable, "-c", self._here(block.text)])
+            case "redis":
+                self._redis(block)
             case "toml" | "json":
                 self._data(block)
             case "text":
@@ -134,7 +133,7 @@ class Reader:
                 pytest.fail(f"{block}: a block of `{language}` cannot be run: see documents.py for what can")
 
     def _shell(self, block: Block) -> None:
-        self._command(block, ["bash", "-eu", "-o", "pipefail", "-c", block.text])
+        self._command(block, ["bash", "-eu", "-o", "pipefail", "-c", self._here(block.text)])
 
     def _command(self, block: Block, command: list[str]) -> None:
         where = ROOT if "repository" in block.options else self.folder
@@ -144,24 +143,34 @@ class Reader:
                 command, cwd=where, env=self.environ, capture_output=True, text=True, timeout=PATIENCE, check=False
             )
         except subprocess.TimeoutExpired as exc:
-            pytest.fail(f"{block}: not done after {PATIENCE:g} s\n{block.text}\n{exc.stdout}\n{exc.stderr}")
+            pytest.fail(f"{block}: not done after {PATIENCE:g} s\n{block.text}\n{exc.stdout!r}\n{exc.stderr!r}")
         if done.returncode != expected:
             pytest.fail(f"{block}: exit code {done.returncode}\n{block.text}\n{done.stdout}\n{done.stderr}")
         self.output = done.stdout
 
     def _start(self, block: Block) -> None:
-        process = _Background(["bash", "-c", f"exec {block.text}"], self.folder, self.environ)
+        process = Background(["bash", "-c", f"exec {self._here(block.text)}"], folder=self.folder, environ=self.environ)
         self._running.append(process)
-        words = block.options["background"]
-        said = process.wait_for(words)
-        if words not in said:
-            pytest.fail(f"{block}: never said {words!r}\n{block.text}\n{said}")
+        try:
+            said = process.wait_for(block.options["background"])
+        except AssertionError as exc:
+            pytest.fail(f"{block}: {block.text}{exc}")
         for name, value in _EXPORT.findall(said):
             assert name == "DELTABUS_REDIS_URL", f"{block}: {name}={value}"
             self._use(value)
 
     def _use(self, url: str) -> None:
         self.environ |= {"DELTABUS_REDIS_URL": url, "REDIS_URL": url, "RQ_REDIS_URL": url}
+
+    def _here(self, text: str) -> str:
+        """The text with the address that documents name replaced by the one in use."""
+        return text.replace("redis://localhost:6379", self.environ.get("REDIS_URL", "redis://localhost:6379"))
+
+    def _redis(self, block: Block) -> None:
+        with redis.Redis.from_url(self.environ["REDIS_URL"], decode_responses=True) as client:
+            for line in block.text.replace("\\\n", " ").splitlines():
+                client.execute_command(*shlex.split(line))
+        self.output = ""
 
     def _data(self, block: Block) -> None:
         try:
@@ -175,53 +184,3 @@ class Reader:
         parts = [re.escape(part) for part in block.text.strip().split("…")]
         if not re.fullmatch(".*?".join(parts), self.output.strip(), re.DOTALL):
             pytest.fail(f"{block}: what was printed is something else\n{self.output}")
-
-
-class _Background:
-    """A process that goes on while the reader reads; it hears Ctrl+C at the end."""
-
-    def __init__(self, command: list[str], folder: Path, environ: Mapping[str, str]) -> None:
-        self._process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            process_group=0,
-        )
-        self._said: list[str] = []
-        self._over = False
-        self._more = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def wait_for(self, words: str) -> str:
-        """Everything it has said, once these words are among it, or it is over, or too late."""
-        with self._more:
-            self._more.wait_for(lambda: self._over or words in "".join(self._said), PATIENCE)
-            return "".join(self._said)
-
-    def stop(self) -> None:
-        """Ctrl+C, and once more where that does not do."""
-        for number in (signal.SIGINT, signal.SIGINT, signal.SIGKILL):
-            if self._process.poll() is None:
-                self._process.send_signal(number)
-                try:
-                    self._process.wait(PATIENCE / 2)
-                except subprocess.TimeoutExpired:
-                    continue
-        self._reader.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with self._more:
-                self._said.append(line)
-                self._more.notify_all()
-        with self._more:
-            self._over = True
-            self._more.notify_all()

@@ -1,0 +1,103 @@
+"""Processes that tests start, listen to and signal."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+#: Seconds that anything that is waited for may take.
+PATIENCE = 60.0
+
+#: The command line, as a program of this environment.
+DELTABUS = (sys.executable, "-P", "-m", "deltabus.cli")
+
+
+def environ(redis_url: str | None = None, **more: str) -> dict[str, str]:
+    """An environment without what this machine's user has configured."""
+    kept = {key: value for key, value in os.environ.items() if not re.match("DELTABUS_|OPENAI_|REDIS_|RQ_", key)}
+    if redis_url is not None:
+        kept["DELTABUS_REDIS_URL"] = redis_url
+    return kept | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "TERM": "dumb"} | more
+
+
+class Background:
+    """A process that goes on while the test does other things, and what it says; a context manager.
+
+    It has a process group of its own, as a shell gives one to each job, and hears Ctrl+C at the end.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, folder: Path | None = None, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=None if environ is None else dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+        self._said: list[str] = []
+        self._over = False
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def said(self) -> str:
+        """Everything it has said so far."""
+        with self._more:
+            return "".join(self._said)
+
+    def wait_for(self, words: str, times: int = 1) -> str:
+        """Everything it has said, once these words are among it; fails the test if they do not come."""
+        with self._more:
+            self._more.wait_for(lambda: self._over or "".join(self._said).count(words) >= times, PATIENCE)
+            said = "".join(self._said)
+        assert said.count(words) >= times, f"never said {words!r}:\n{said}"
+        return said
+
+    def end(self) -> int:
+        """Wait for its end; the exit code."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join()
+        return code
+
+    def stop(self) -> None:
+        """Ctrl+C, and once more where that does not do."""
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGKILL):
+            if self.process.poll() is None:
+                self.process.send_signal(number)
+                try:
+                    self.process.wait(PATIENCE / 2)
+                except subprocess.TimeoutExpired:
+                    continue
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        while data := os.read(self.process.stdout.fileno(), 65536):
+            with self._more:
+                self._said.append(decoder.decode(data))
+                self._more.notify_all()
+        with self._more:
+            self._over = True
+            self._more.notify_all()

@@ -1,0 +1,134 @@
+"""`deltabus chat`: ask, and stream the answer to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from deltabus.cli import exits
+from deltabus.cli.following import follow, run
+from deltabus.cli.options import Command, Session, pass_session
+from deltabus.cli.queues import watch_for_staff
+from deltabus.cli.screens import Screen
+from deltabus.cli.transcript import Transcript
+
+HELP = """Ask a model, through the queue, and stream the answer to the terminal.
+
+The answer goes to stdout as it arrives; everything else (what the model thinks, retries, the task's
+state) goes to stderr. Ctrl+C leaves the task running and says how to come back to it.
+
+\b
+Examples:
+  deltabus chat "What is a Redis stream?"
+  deltabus chat -m gpt-5-mini -s "Answer in one line." "What is RQ?"
+  git diff | deltabus chat - -s "Write a commit message for this diff."
+  deltabus chat --file conversation.json "And then?"
+  deltabus chat "hello" --param temperature=0.2 --param 'stop=["\\n"]'
+  deltabus chat "hello" -p echo --param 'echo={"words": 200, "interval": 0.02}'
+  deltabus chat "hello" --json | jq .type
+"""
+
+
+@click.command("chat", cls=Command, help=HELP)
+@click.argument("prompt", required=False)
+@click.option("-m", "--model", help="Model to ask for; it also picks the provider. Default: the provider's.")
+@click.option("-p", "--provider", help="Configured provider to ask, whatever the model.")
+@click.option("-s", "--system", help="System message to put first.")
+@click.option("--queue", default="chat", show_default=True, help="Queue to put the task on.")
+@click.option("--param", "params", multiple=True, metavar="KEY=JSON", help="Any field of the request; repeatable.")
+@click.option("--file", "file", metavar="PATH|-", help="JSON: an array of messages, or a whole request.")
+@click.option("--no-stream", is_flag=True, help="Ask for the answer in one piece.")
+@click.option("--json", "as_json", is_flag=True, help="Print the task's events, one JSON a line.")
+@pass_session
+def chat(
+    session: Session,
+    *,
+    prompt: str | None,
+    model: str | None,
+    provider: str | None,
+    system: str | None,
+    queue: str,
+    params: tuple[str, ...],
+    file: str | None,
+    no_stream: bool,
+    as_json: bool,
+) -> int:
+    if prompt == "-" and file == "-":
+        raise click.UsageError("PROMPT and --file cannot both be read from stdin")
+    request = _request(prompt, system, params, file)
+    if model is not None:
+        request["model"] = model
+    if no_stream:
+        request["stream"] = False
+    screen = Screen()
+    transcripts: dict[str, Transcript] = {}
+
+    async def work() -> int:
+        from deltabus.bus import AsyncBus
+
+        async with AsyncBus(settings=session.settings) as bus:
+            task = await bus.chat(request, provider=provider, queue=queue)
+            transcript = transcripts[task.id] = Transcript()
+            await follow(task, screen, transcript, json=as_json, waiting=watch_for_staff(session, screen, queue))
+        return exits.DONE
+
+    return run(session, screen, transcripts, work)
+
+
+def _request(prompt: str | None, system: str | None, params: tuple[str, ...], file: str | None) -> dict[str, Any]:
+    """The request that the options describe.
+
+    Raises:
+        click.UsageError: they describe none; the message says what is wrong and how to write it.
+    """
+    request = _read_request(file) if file is not None else {}
+    messages = request.setdefault("messages", [])
+    if not isinstance(messages, list):
+        raise click.UsageError(f"--file {file}: `messages` must be an array")
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    if prompt is not None:
+        messages.append({"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt})
+    if not messages or (prompt is None and file is None):
+        raise click.UsageError('give a PROMPT, such as `deltabus chat "hello"`, `-` for stdin, or --file')
+    for text in params:
+        key, value = _param(text)
+        request[key] = value
+    return request
+
+
+def _read_request(file: str) -> dict[str, Any]:
+    try:
+        text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        value = msgspec.json.decode(text)
+    except OSError as exc:
+        raise click.UsageError(f"--file {file}: {exc.strerror or exc}") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise click.UsageError(f"--file {file}: not JSON: {exc}") from exc
+    if isinstance(value, list):
+        return {"messages": value}
+    if isinstance(value, dict):
+        return value
+    raise click.UsageError(f"--file {file}: must hold an array of messages or a request object")
+
+
+#: Fields of the request that have an option of their own.
+_OWN_OPTION = {"messages": "--file", "model": "--model", "stream": "--no-stream"}
+
+
+def _param(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.UsageError(f"--param {text}: write KEY=JSON, such as `--param temperature=0.2`")
+    if key in _OWN_OPTION:
+        raise click.UsageError(f"--param {key}: use {_OWN_OPTION[key]} for it")
+    try:
+        return key, msgspec.json.decode(value)
+    except msgspec.DecodeError as exc:
+        raise click.UsageError(
+            f"--param {key}: {value} is not JSON; a string needs quotes inside: --param '{key}=\"{value}\"'"
+        ) from exc

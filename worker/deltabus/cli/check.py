@@ -1,0 +1,228 @@
+"""`deltabus check`: what is configured, reachable and compatible, and how to mend what is not."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, version
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import click
+
+from deltabus.cli import exits
+from deltabus.cli.options import Command, Session, pass_session
+from deltabus.cli.providers import entries
+from deltabus.cli.queues import look
+from deltabus.cli.screens import Screen
+from deltabus.cli.server import connect
+from deltabus.errors import BusUnavailable
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from deltabus.settings import Setting, Settings
+
+#: RQ's versions that deltabus works with, as pyproject.toml has them.
+RQ_MAJOR: Final = 3
+
+HELP = """Say what is configured and where from, whether Redis and the providers can be reached, whether all
+fits together, and how to mend what does not.
+
+\b
+Examples:
+  deltabus check
+  deltabus check --all                every setting, not only those that were set
+  deltabus check --json | jq '.findings[] | select(.state != "ok")'
+
+Exit code: 0 all is well, perhaps with warnings; 1 something is wrong; 2 the configuration is;
+3 Redis cannot be reached.
+"""
+
+State = Literal["ok", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    state: State
+    detail: str
+    #: How to mend it.
+    fix: str | None = None
+
+
+@click.command("check", cls=Command, help=HELP)
+@click.option("--all", "show_all", is_flag=True, help="Show every setting, not only those that were set.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object: ok, settings, findings.")
+@pass_session
+def check(session: Session, *, show_all: bool, as_json: bool) -> int:
+    settings = session.settings
+    screen = Screen()
+    code = exits.DONE
+    findings: list[Finding] = []
+    screen.wait("looking at Redis")
+    try:
+        with connect(settings) as redis:
+            findings += _redis(redis, settings)
+            findings += _queues(redis, session)
+    except BusUnavailable as exc:
+        code = exits.UNREACHABLE
+        findings.append(
+            Finding("Redis", "error", str(exc), "start one with `deltabus dev`, or name yours: --redis URL")
+        )
+    findings.append(_rq())
+    screen.wait("asking the providers")
+    findings += _providers(settings)
+    if code == exits.DONE and any(finding.state == "error" for finding in findings):
+        code = exits.FAILED
+    shown = [
+        line for line in settings.describe() if show_all or as_json or line.source != "default" or line.name in _BASICS
+    ]
+    if as_json:
+        screen.json({"ok": code == exits.DONE, "settings": [line._asdict() for line in shown], "findings": findings})
+    else:
+        _print(screen, shown, findings)
+    return code
+
+
+#: Settings that are shown although they are defaults.
+_BASICS: Final = ("redis_url", "queues", "concurrency")
+
+
+def _redis(redis: Redis, settings: Settings) -> Iterator[Finding]:
+    from deltabus.embedded import OLDEST_SERVER
+
+    begin = time.perf_counter()
+    redis.ping()
+    milliseconds = (time.perf_counter() - begin) * 1000
+    yield Finding("Redis", "ok", f"{settings.redis_address} answers in {milliseconds:.1f} ms")
+    info: dict[str, Any] = redis.info()
+    name, number = ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
+    oldest = ".".join(map(str, OLDEST_SERVER))
+    # Valkey's `redis_version` is the version of Redis whose protocol it speaks.
+    if tuple(int(part) for part in re.findall(r"\d+", info["redis_version"])[:2]) < OLDEST_SERVER:
+        yield Finding(
+            "server version", "error", f"{name} {number}", f"deltabus needs Redis {oldest} or newer, or Valkey"
+        )
+    else:
+        yield Finding("server version", "ok", f"{name} {number}, at least {oldest}")
+    if info.get("redis_mode") == "cluster":
+        yield Finding(
+            "server mode", "error", "cluster", "RQ works with a single server or Sentinel, not with a cluster"
+        )
+    if info.get("role") == "slave":
+        yield Finding("server role", "error", "a read-only replica", "name the primary in `redis_url`")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if info.get("maxmemory") and policy != "noeviction":
+        yield Finding(
+            "eviction",
+            "error",
+            f"`{policy}`: when memory runs out, Redis drops queues and logs",
+            "redis-cli CONFIG SET maxmemory-policy noeviction",
+        )
+    if not info.get("aof_enabled") and not _saves(redis):
+        yield Finding(
+            "persistence",
+            "warning",
+            "none: a restart of Redis loses what is queued and running",
+            "set `appendonly yes` where that matters",
+        )
+    yield _rights(redis)
+
+
+def _saves(redis: Redis) -> bool:
+    """Whether the server takes snapshots; where it does not tell, as hosted ones do not, it is taken on trust."""
+    from redis.exceptions import ResponseError
+
+    try:
+        return bool(redis.config_get("save").get("save"))
+    except ResponseError:
+        return True
+
+
+def _rights(redis: Redis) -> Finding:
+    """Whether this user may do what the log needs: a script, a stream, a channel."""
+    from redis.exceptions import ResponseError
+
+    from deltabus import keys
+
+    task = "deltabus-check"
+    script = (
+        "redis.call('XADD', KEYS[1], '*', ARGV[1], '') redis.call('PEXPIRE', KEYS[1], 1000) "
+        "redis.call('PUBLISH', ARGV[2], '') return redis.call('DEL', KEYS[1])"
+    )
+    try:
+        redis.eval(script, 1, keys.log(task), keys.EVENT_FIELD, keys.events(task))
+    except ResponseError as exc:
+        return Finding(
+            "rights",
+            "error",
+            str(exc),
+            "allow this user ~deltabus:* ~rq:* &* and scripts, streams, pub/sub (ACL SETUSER)",
+        )
+    return Finding("rights", "ok", "may run scripts, write streams, publish")
+
+
+def _queues(redis: Redis, session: Session) -> Iterator[Finding]:
+    settings = session.settings
+    for state in look(redis, settings.queues, settings.rq_key_prefix):
+        waiting = f"{state.waiting} waiting"
+        problem = state.problem(session)
+        if problem is None:
+            yield Finding(f"queue {state.name}", "ok", f"{_count(len(state.workers), 'worker')}, {waiting}")
+        else:
+            said, _, fix = problem.partition(": ")
+            yield Finding(f"queue {state.name}", "warning", f"{said}; {waiting}", fix)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _rq() -> Finding:
+    number = version("rq")
+    if int(number.partition(".")[0]) == RQ_MAJOR:
+        return Finding("RQ", "ok", number)
+    return Finding("RQ", "error", number, f"pip install 'rq>={RQ_MAJOR}.0,<{RQ_MAJOR + 1}'")
+
+
+def _providers(settings: Settings) -> Iterator[Finding]:
+    from deltabus.registry import plugins
+
+    used = set()
+    for entry in entries(settings, check=True):
+        used.add(entry.plugin)
+        origin = f"{entry.plugin}, {entry.distribution} {entry.version}" if entry.distribution else entry.plugin
+        yield Finding(f"provider {entry.name}", "ok" if entry.ok else "error", f"{entry.detail} ({origin})")
+    for name, plugin in plugins().items():
+        if name not in used and (problem := _load(plugin)):
+            yield Finding(
+                f"plugin {name}", "warning", f"cannot be loaded, and is not used: {problem}", "update or uninstall it"
+            )
+
+
+def _load(plugin: EntryPoint) -> str | None:
+    """What goes wrong when a plugin is imported."""
+    try:
+        plugin.load()
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - a module may do anything when it is imported
+        return f"{type(exc).__name__}: {exc}"
+    return None
+
+
+#: How a state is shown.
+_STYLES: Final = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+
+def _print(screen: Screen, settings: Sequence[Setting], findings: Sequence[Finding]) -> None:
+    screen.table(["setting", "value", "from"], [[line.name, line.value, (line.source, "dim")] for line in settings])
+    screen.answer("\n")
+    rows: list[list[str | tuple[str, str]]] = []
+    for finding in findings:
+        rows.append([(finding.state, _STYLES[finding.state]), finding.subject, finding.detail])
+        if finding.fix:
+            rows.append(["", "", (f"to mend it: {finding.fix}", "cyan")])
+    screen.table(["", "", ""], rows)

@@ -1,0 +1,72 @@
+"""Exit codes, and what each error says on stderr: one line, with the way out of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import click
+
+from deltabus.errors import BusUnavailable, ConfigError, DeltabusError, TaskError, TaskExists, TaskNotFound
+
+#: What was asked for is done.
+DONE: Final = 0
+#: The task failed, was cancelled, or is not done in the time given; or a check found something wrong.
+FAILED: Final = 1
+#: The command line, an argument or the configuration is wrong.
+USAGE: Final = 2
+#: Redis cannot be reached.
+UNREACHABLE: Final = 3
+#: 128 + SIGINT: Ctrl+C.
+INTERRUPTED: Final = 130
+#: 128 + SIGPIPE: the reader of the output is gone.
+PIPE: Final = 141
+
+
+def code(error: BaseException) -> int:
+    """The exit code for an error."""
+    match error:
+        case click.Abort() | KeyboardInterrupt():
+            return INTERRUPTED
+        case BusUnavailable():
+            return UNREACHABLE
+        case click.ClickException() | ConfigError() | TaskExists() | TaskNotFound() | TaskError():
+            return USAGE
+        case DeltabusError() | TimeoutError():
+            return FAILED
+    return UNREACHABLE if _is_redis_unreachable(error) else FAILED
+
+
+def explain(error: BaseException) -> str | None:
+    """The error as one line; None for what is a bug, whose traceback is wanted."""
+    match error:
+        case click.Abort() | KeyboardInterrupt():
+            return "interrupted"
+        case click.UsageError():
+            where = error.ctx.command_path if error.ctx else "deltabus"
+            return _line(f"{error.format_message()} (try: {where} --help)")
+        case click.ClickException():
+            return _line(error.format_message())
+        case BusUnavailable():
+            return _unreachable(str(error))
+        case TaskError():
+            return _line(f"{error.param}: {error.message}" if error.param else error.message)
+        case DeltabusError():
+            return _line(str(error))
+    if _is_redis_unreachable(error):
+        return _unreachable(f"cannot reach Redis: {error}")
+    return None
+
+
+def _line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _unreachable(message: str) -> str:
+    return _line(f"{message.rstrip('.')}; start one with `deltabus dev`, or name yours with --redis URL")
+
+
+def _is_redis_unreachable(error: BaseException) -> bool:
+    """Without loading redis, which takes longer than many a command: where it is not loaded, it raised nothing."""
+    exceptions = sys.modules.get("redis.exceptions")
+    return exceptions is not None and isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError))

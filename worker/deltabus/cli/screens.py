@@ -1,0 +1,194 @@
+"""Where output goes: the answer to stdout as it is, everything else to stderr; JSON lines for scripts.
+
+What is written to a terminal is made harmless first: an answer may hold escape sequences, and a
+model is not to move the cursor or set the title. What goes to a file or a pipe stays as it came.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from deltabus.cli.transcript import Piece
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+#: Control characters as visible ones (U+2400…): C0 without tab and line feed, DEL, C1.
+_HARMLESS: Final = (
+    {number: 0x2400 + number for number in range(0x20) if chr(number) not in "\t\n"}
+    | {0x7F: 0x2421}
+    | dict.fromkeys(range(128, 160), 65533)
+)
+
+
+class Screen:
+    """The terminal, or what stands in for it."""
+
+    def __init__(self) -> None:
+        self._out_is_terminal = sys.stdout.isatty()
+        self._err_is_terminal = sys.stderr.isatty()
+        #: The streams whose last line has no end yet.
+        self._open: set[str] = set()
+        self._status: Status | None = None
+        self._console: Console | None = None
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person is looking at stderr."""
+        return self._err_is_terminal
+
+    @property
+    def console(self) -> Console:
+        """Standard error by way of rich; it respects NO_COLOR."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        return self._console
+
+    def wait(self, text: str) -> None:
+        """Show, until anything else is shown, that something is awaited."""
+        if not self.interactive:
+            return
+        if self._status is None:
+            self._status = self.console.status(text, spinner="dots", spinner_style="cyan")
+            self._status.start()
+        else:
+            self._status.update(text)
+
+    def settle(self) -> None:
+        """Nothing is awaited any more."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def answer(self, text: str) -> None:
+        """A piece of the answer: to stdout, at once."""
+        if not text:
+            return
+        self.settle()
+        if self._out_is_terminal:
+            self._end_line("err")
+            text = text.translate(_HARMLESS)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        self._mark("out", text)
+
+    def aside(self, text: str) -> None:
+        """A piece of what the model thinks: dimmed, for people only."""
+        if not self.interactive:
+            return
+        self.settle()
+        self._end_line("out")
+        self.console.print(text.translate(_HARMLESS), style="dim italic", end="")
+        self._mark("err", text)
+
+    def note(self, text: str, *, style: str = "dim") -> None:
+        """A line about what happens, for people: on stderr."""
+        self.settle()
+        self._end_line("out")
+        self._end_line("err")
+        self.console.print(text.translate(_HARMLESS), style=style)
+
+    def warn(self, text: str) -> None:
+        """A line that says what is wrong and what to do."""
+        self.note(text, style="yellow")
+
+    def error(self, text: str) -> None:
+        """What went wrong, as one line, always in the same form."""
+        self.note(f"error: {text}", style="bold red")
+
+    def show_log(self) -> None:
+        """From here on, show what deltabus logs, such as that Redis is away for a while."""
+        logging.getLogger("deltabus").addHandler(_Log(self))
+
+    def line(self, raw: bytes) -> None:
+        """A line of JSON on stdout, byte for byte."""
+        self.settle()
+        sys.stdout.flush()
+        sys.stdout.buffer.write(raw + b"\n")
+        sys.stdout.buffer.flush()
+
+    def json(self, value: Any) -> None:
+        """A value as a line of JSON on stdout."""
+        self.line(msgspec.json.encode(value))
+
+    def pretty(self, value: Any) -> None:
+        """A value as JSON for people, on stdout."""
+        self.answer(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str | tuple[str, str]]]) -> None:
+        """Aligned columns on stdout; a cell is a text, or a text and its style.
+
+        On a terminal it is as wide as that; in a pipe, a row is one line, for grep.
+        """
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        self.settle()
+        table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) if isinstance(cell, str) else Text(*cell) for cell in row))
+        console = Console(width=None if self._out_is_terminal else 100_000)
+        with console.capture() as capture:
+            console.print(table)
+        sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        """The output ends: with a whole line."""
+        self.settle()
+        if "out" in self._open:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            self._open.discard("out")
+        self._end_line("err")
+
+    def show(self, pieces: Iterable[Piece]) -> None:
+        """The pieces of a transcript."""
+        for piece in pieces:
+            match piece.kind:
+                case "text":
+                    self.answer(piece.text)
+                case "reasoning":
+                    self.aside(piece.text)
+                case "void":
+                    self.end()
+                    self.note(f"— what was shown so far no longer counts: {piece.text} —", style="yellow")
+                case "note":
+                    self.note(piece.text)
+
+    def _mark(self, stream: str, text: str) -> None:
+        if text.endswith("\n"):
+            self._open.discard(stream)
+        else:
+            self._open.add(stream)
+
+    def _end_line(self, stream: str) -> None:
+        """End a line that was begun on the same terminal, so that nothing is glued to it."""
+        if stream not in self._open or not (self._out_is_terminal and self._err_is_terminal):
+            return
+        target = sys.stdout if stream == "out" else sys.stderr
+        target.write("\n")
+        target.flush()
+        self._open.discard(stream)
+
+
+class _Log(logging.Handler):
+    """Shows warnings as such."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.WARNING)
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._screen.warn(record.getMessage())

@@ -1,0 +1,36 @@
+"""The Redis server, as the command line meets it: reached at once or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from deltabus.errors import BusUnavailable
+from deltabus.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+#: Seconds that the server may take to accept a connection, and to answer.
+PATIENCE: Final = 5.0
+
+
+def connect(settings: Settings) -> Redis:
+    """A client that has been answered; it retries nothing, so that a person is not kept waiting.
+
+    Raises:
+        BusUnavailable: the server cannot be reached, or does not let us in.
+    """
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
+    from redis.retry import Retry
+
+    client = Redis.from_url(
+        settings.redis_url, socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE, retry=Retry(NoBackoff(), 0)
+    )
+    try:
+        client.ping()
+    except RedisError as exc:
+        client.close()
+        raise BusUnavailable(f"cannot reach Redis at {settings.redis_address}: {exc}") from exc
+    return client

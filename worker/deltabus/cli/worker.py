@@ -1,0 +1,112 @@
+"""`deltabus worker`: work on queues, in one process or in several under a supervisor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from deltabus.cli import exits
+from deltabus.cli.options import Command, Session, pass_session
+from deltabus.cli.server import connect
+
+if TYPE_CHECKING:
+    from deltabus.settings import Settings
+
+HELP = """Work on queues: run chat tasks, hundreds at once in each process.
+
+QUEUES are taken in the order given, the first one first; default: `queues` of the configuration.
+SIGTERM or Ctrl+C once: take nothing new, finish what runs. Twice: hand back what runs, and leave.
+
+\b
+Examples:
+  deltabus worker
+  deltabus worker urgent chat --concurrency 500
+  deltabus worker --processes 4           four processes; what dies is restarted
+  deltabus worker --burst                 until the queues are empty
+
+The same worker under RQ's own command line:
+  rq worker -w deltabus.worker.AsyncWorker -S json chat file
+"""
+
+
+@click.command("worker", cls=Command, help=HELP)
+@click.argument("queues", nargs=-1)
+@click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Tasks at once in each process.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Processes.")
+@click.option("--burst", is_flag=True, help="Leave when the queues are empty.")
+@click.option("--name", help="Name of the worker, as RQ shows it; of several processes, the first part of it.")
+@click.option("--max-jobs", type=click.IntRange(min=1), metavar="N", help="Leave after so many jobs, each process.")
+@click.option("--supervised", is_flag=True, hidden=True, help="Stop when standard input ends.")
+@pass_session
+def worker(
+    session: Session,
+    *,
+    queues: tuple[str, ...],
+    concurrency: int | None,
+    processes: int,
+    burst: bool,
+    name: str | None,
+    max_jobs: int | None,
+    supervised: bool,
+) -> int:
+    settings = session.settings
+    if queues:
+        settings = replace(settings, queues=queues)
+    if concurrency is not None:
+        settings = replace(settings, concurrency=concurrency)
+    from deltabus import logs
+
+    logs.configure(settings)
+    if supervised:
+        from deltabus.supervisor import stop_with_supervisor
+
+        stop_with_supervisor()
+    if processes == 1:
+        if name is not None and supervised:
+            # A killed process stays registered for a while, and RQ takes no name twice.
+            name = f"{name}.{os.getpid()}"
+        return _work(settings, burst=burst, name=name, max_jobs=max_jobs)
+    return _supervise(session, settings, processes, burst=burst, name=name, max_jobs=max_jobs)
+
+
+def command(session: Session, settings: Settings, *options: str) -> tuple[list[str], Mapping[str, str]]:
+    """Command and environment of a worker process that ends with this one.
+
+    The URL goes by the environment: a command line, with its password, is for everybody to see.
+    """
+    config = ["--config", str(session.config)] if session.config else []
+    queues = [*settings.queues, "--concurrency", str(settings.concurrency)]
+    # -P: the working directory is no place to import from.
+    words = [sys.executable, "-P", "-m", "deltabus.cli", *config, "worker", *queues, "--supervised", *options]
+    return words, {**os.environ, "DELTABUS_REDIS_URL": settings.redis_url}
+
+
+def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | None) -> int:
+    from redis import Redis
+
+    from deltabus.worker import AsyncWorker
+
+    connect(settings).close()
+    with Redis.from_url(settings.redis_url) as connection:
+        worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings)
+        worker.work(burst=burst, max_jobs=max_jobs, logging_level=None)
+    return exits.DONE
+
+
+def _supervise(
+    session: Session, settings: Settings, processes: int, *, burst: bool, name: str | None, max_jobs: int | None
+) -> int:
+    from deltabus.supervisor import Supervisor
+
+    connect(settings).close()
+    options = ["--burst"] if burst else []
+    options += ["--name", name] if name is not None else []
+    options += ["--max-jobs", str(max_jobs)] if max_jobs is not None else []
+    words, environ = command(session, settings, *options)
+    supervisor = Supervisor(words, processes, environ=environ, burst=burst, drain_timeout=settings.drain_timeout)
+    return supervisor.run()
