@@ -42,13 +42,8 @@ def test_a_line_is_json_with_what_is_bound(lines):
         structlog.get_logger("deltabus.engine").info("attempt begins", attempt=2)
     line = json.loads(out.getvalue())
     assert line.pop("timestamp").endswith("Z")
-    assert line == {
-        "message": "attempt begins",
-        "attempt": 2,
-        "task": "t1",
-        "level": "info",
-        "logger": "deltabus.engine",
-    }
+    assert list(line.items())[:3] == [("level", "info"), ("logger", "deltabus.engine"), ("message", "attempt begins")]
+    assert dict(list(line.items())[3:]) == {"attempt": 2, "task": "t1"}
 
 
 def test_libraries_lines_have_the_same_form(lines):

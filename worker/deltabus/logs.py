@@ -19,7 +19,7 @@ from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from deltabus.settings import Settings
 
@@ -97,8 +97,14 @@ def _json() -> list[Processor]:
     return [
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),
+        _ordered,
         structlog.processors.JSONRenderer(serializer=_encode),
     ]
+
+
+def _ordered(_: Any, __: str, line: EventDict) -> EventDict:
+    # What every line has comes first, for those who read a log without a tool.
+    return {name: line.pop(name) for name in ("timestamp", "level", "logger", "message") if name in line} | line
 
 
 def _encode(value: Any, **_: Any) -> str:
