@@ -104,7 +104,8 @@ def _json() -> list[Processor]:
 
 def _ordered(_: Any, __: str, line: EventDict) -> EventDict:
     # What every line has comes first, for those who read a log without a tool.
-    return {name: line.pop(name) for name in ("timestamp", "level", "logger", "message") if name in line} | line
+    first = {name: line.pop(name) for name in ("timestamp", "level", "logger", "message") if name in line}
+    return {**first, **line}
 
 
 def _encode(value: Any, **_: Any) -> str:
