@@ -15,6 +15,7 @@ from rq.worker.base import DequeueStrategy, WorkerStatus
 
 from deltabus import connections
 from deltabus.engine import Engine
+from deltabus.errors import ConfigError
 from deltabus.intake import BLOCK, Intake, Taken
 from deltabus.ledger import Ledger
 from deltabus.log import Log
@@ -132,6 +133,7 @@ class Shift:
                 bookkeepers=stack.enter_context(ThreadPoolExecutor(BOOKKEEPERS, "rq-bookkeeper")),
             )
             self._recovery = Recovery(redis, worker.name, keys, lease=settings.lease)
+            _make_providers(registry)
             self._vigil = Vigil(
                 worker,
                 redis,
@@ -239,3 +241,12 @@ class Shift:
         await self._stop.wait()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._leave.wait(), self._settings.drain_timeout)
+
+
+def _make_providers(registry: Registry) -> None:
+    """Import the plugins before there is work, which they would hold up; a broken one fails only its own tasks."""
+    for name in registry.names:
+        try:
+            registry.provider(name)
+        except ConfigError as exc:
+            log.error("a provider cannot be used", provider=name, error=str(exc))  # noqa: TRY400 # no traceback

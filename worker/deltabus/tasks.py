@@ -12,11 +12,12 @@ from functools import wraps
 from typing import Any, Final, Protocol, cast
 
 import msgspec
+import structlog
 from rq import get_current_job
 from rq.job import Job
 
 from deltabus import chat as rules
-from deltabus import connections
+from deltabus import connections, logs
 from deltabus.accumulator import Accumulator
 from deltabus.engine import Context, Engine, Handler, LeftToRQ, Run
 from deltabus.errors import PayloadTooLarge, TaskCancelled, TaskFailed
@@ -89,6 +90,8 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
     if job is None:
         raise RuntimeError("a task function runs inside a job; enqueue it, or use deltabus.testing.memory_bus()")
     settings = load()
+    if not structlog.is_configured():  # structlog's own defaults show local variables: prompts and keys
+        logs.configure(settings)
     registry = Registry(settings)
     async with connections.asynchronous(job.connection) as redis:
         log = Log(redis, settings)
