@@ -5,29 +5,21 @@ Not part of `make test`: `make peers` installs the proxy into an environment of 
 
 from __future__ import annotations
 
-import os
-import queue
-import shutil
 import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from processes import DELTABUS, Background, environ
 
-import deltabus
+from deltabus import Bus
 from deltabus.embedded import EmbeddedRedis
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "ops" / "peers" / "litellm"
 LITELLM = ROOT / ".cache" / "peers" / "litellm" / "bin" / "litellm"
 KEY = "sk-peer-0123456789"
-
-#: Seconds for the proxy to come up: it imports a great deal.
-START = 120
 
 #: The proxy looks for prices and news on the internet; these say no, and the proxy address is a dead end.
 OFFLINE = {
@@ -68,50 +60,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-class Process:
-    """A child with what it started, killed with its owner however that ends; its output can be waited for."""
-
-    def __init__(self, command: list[str | Path], *, cwd: Path, env: dict[str, str]) -> None:
-        guard = Path(deltabus.__file__).with_name("guard.py")
-        self._process = subprocess.Popen(
-            [sys.executable, guard, str(os.getpid()), "", *command],
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        self.output: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def wait_for(self, text: str, seconds: float) -> None:
-        """Until a line of the output holds `text`."""
-        try:
-            while (line := self._lines.get(timeout=seconds)) is not None:
-                if text in line:
-                    return
-        except queue.Empty:
-            pass
-        pytest.fail(f"no {text!r} within {seconds} s in:\n{''.join(self.output)}")
-
-    def stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._reader.join()
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
-            for line in lines:
-                self.output.append(line)
-                self._lines.put(line)
-        self._lines.put(None)
-
-
 @dataclass(frozen=True)
 class Peer:
     """The proxy: `url` without `/v1`, and the one key that it accepts."""
@@ -128,32 +76,20 @@ def peer() -> Iterator[Peer]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = Process(
-        [LITELLM, "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"],
-        cwd=CONFIG,
-        env={**os.environ, **OFFLINE, "PEER_KEY": KEY, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        process.wait_for("Uvicorn running on", START)
+    command = [str(LITELLM), "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)]
+    with Background(
+        command, folder=CONFIG, environ=environ(PYTHONDONTWRITEBYTECODE="1", PEER_KEY=KEY, **OFFLINE)
+    ) as proxy:
+        proxy.wait_for("Uvicorn running on")
         yield Peer(f"http://127.0.0.1:{port}", KEY)
-    finally:
-        process.stop()
 
 
 @pytest.fixture(scope="session")
-def bus(peer: Peer, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[deltabus.Bus]:
+def bus(peer: Peer, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     """A producer on a private Redis, and a worker process that serves it from the peer."""
     folder = tmp_path_factory.mktemp("worker")
     (folder / "deltabus.toml").write_text(PROVIDERS.format(key=peer.key), encoding="utf-8")
-    deltabus_cli = shutil.which("deltabus", path=Path(sys.executable).parent)
-    assert deltabus_cli is not None
-    worker = Process(
-        [deltabus_cli, "worker"],
-        cwd=folder,
-        env={**os.environ, "PEER_URL": peer.url, "REDIS_URL": redis_server.url, "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        with deltabus.Bus(redis_server.url) as bus:
-            yield bus
-    finally:
-        worker.stop()
+    settings = environ(redis_server.url, PEER_URL=peer.url, DELTABUS_LOG_FORMAT="json")
+    with Background([*DELTABUS, "worker"], folder=folder, environ=settings) as worker, Bus(redis_server.url) as bus:
+        worker.wait_for("worker started")
+        yield bus

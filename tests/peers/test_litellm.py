@@ -96,7 +96,7 @@ def test_an_error_in_the_middle_of_a_stream_keeps_what_came_before_it(bus):
     assert last.partial["choices"][0]["message"]["content"] == "Two words"
 
 
-def test_being_asked_to_slow_down_is_worth_a_retry(bus):
+def test_being_asked_to_slow_down_is_told_apart_from_a_refusal(bus):
     last = failure(bus.chat(messages="hi", model="rate-limited", provider="litellm"))
 
     assert (last.error.code, last.error.status, last.error.retryable) == ("rate_limited", 429, True)
