@@ -16,6 +16,9 @@ from deltabus.errors import TaskError
 #: Seconds above which a provider's ``Retry-After`` is not waited for: it means "not today".
 LONGEST_WAIT: Final = 3600.0
 
+#: Further doublings of the delay do not fit into a float, and no cap is that high.
+_DOUBLINGS: Final = 60
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -64,9 +67,11 @@ def decide(
     delay = error.retry_after
     if delay is None:
         # Full jitter spreads what failed together; it hides nothing.
-        delay = random.uniform(0, min(policy.max_delay, policy.delay * 2.0**failures))  # noqa: S311
+        reach = min(policy.max_delay, policy.delay * 2.0 ** min(failures, _DOUBLINGS))
+        delay = random.uniform(0, reach)  # noqa: S311
     elif delay > LONGEST_WAIT:
         return Fail(f"the provider asks to wait for {delay:.0f} s")
+    delay = max(0.0, delay)
     if deadline is not None and now + delay >= deadline:
         return Fail("the deadline comes before the next try")
-    return Retry(max(0.0, delay))
+    return Retry(delay)
