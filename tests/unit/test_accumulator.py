@@ -296,6 +296,31 @@ def test_half_a_surrogate_pair_does_not_make_the_answer_unwritable():
     assert message({"content": "a\ud83d"}, {"content": "b"})["content"] == "a?b"
 
 
+def test_nesting_without_end_is_kept_as_it_came():
+    objects: dict[str, Any] = {"text": "x"}
+    lists: dict[str, Any] = {"text": "x"}
+    for _ in range(5000):
+        objects, lists = {"inner": objects}, {"reasoning_details": [lists]}
+    accumulator = Accumulator([chunk({"objects": objects, **lists})])
+    for answer in (accumulator, Accumulator(accumulator.snapshot())):
+        kept = answer.completion()["choices"][0]["message"]
+        assert kept["objects"].keys() == {"inner"}
+        assert kept["reasoning_details"][0].keys() == {"reasoning_details"}
+
+
+def test_what_makes_no_sense_is_passed_over():
+    nonsense = [
+        {"function": {"name": 1, "arguments": None}, "index": 0, "type": 1},
+        {"index": True, "id": 5, "function": "f"},
+        None,
+    ]
+    answer = message({"tool_calls": nonsense}, {"tool_calls": {}}, {"role": 1, "refusal": 1, "function_call": "f"})
+    assert answer["tool_calls"] == [{"id": "", "type": "function", "function": {"name": "", "arguments": ""}}]
+    assert answer.keys() == {"role", "content", "refusal", "tool_calls"}
+    blocks = ["x", {"type": "reasoning.text", "text": "a"}, {"type": "new", "text": "b"}, {"type": "reasoning.text"}]
+    assert message({"reasoning_details": blocks})["reasoning_details"] == blocks
+
+
 # Snapshots.
 
 

@@ -100,10 +100,11 @@ class Choice:
             twice = name == _REASONING[1] and delta.get(_REASONING[0]) == value
             self._add_reasoning(name, value, counted=twice)
         elif name == "tool_calls":
-            if isinstance(value, list) and value:
+            calls = [each for each in value if isinstance(each, dict)] if isinstance(value, list) else ()
+            if calls:
                 if self.tool_calls is None:
                     self.tool_calls = ToolCalls()
-                self.tool_calls.add(value)
+                self.tool_calls.add(calls)
         elif name == "role":
             if isinstance(value, str):
                 self.role = self.role or value

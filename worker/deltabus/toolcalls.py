@@ -12,6 +12,7 @@ Id and type are set once; a name is appended unless it repeats the name so far; 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -114,13 +115,12 @@ class ToolCalls:
         #: The first index above all others.
         self._next = 0
 
-    def add(self, deltas: list[Any]) -> None:
+    def add(self, deltas: Iterable[dict[str, Any]]) -> None:
         """The tool calls of one delta."""
         for delta in deltas:
-            if isinstance(delta, dict):
-                call = self._find(delta)
-                self._at[call.index] = self._last = call
-                call.add(delta)
+            call = self._find(delta)
+            self._at[call.index] = self._last = call
+            call.add(delta)
 
     def whole(self) -> list[dict[str, Any]]:
         """The calls as a message has them: by index, then as they began."""
