@@ -73,9 +73,10 @@ class Background:
         return said
 
     def end(self) -> int:
-        """Wait for its end; the exit code."""
+        """Wait for its end, and that of every process that has inherited its output; the exit code."""
         code = self.process.wait(PATIENCE)
-        self._reader.join()
+        self._reader.join(PATIENCE)
+        assert not self._reader.is_alive(), f"something it started still runs:\n{self.said}"
         return code
 
     def stop(self) -> None:

@@ -1,0 +1,130 @@
+"""`deltabus worker`: real processes, a real Redis, jobs from stock RQ."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import DELTABUS, PATIENCE, Background, environ
+from redis import Redis
+from rq import Queue, Worker
+from rq.job import Job
+
+from deltabus.cli import exits
+
+Start = Callable[..., Background]
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Any:
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def start(redis_url: str) -> Any:
+    """Start `deltabus worker` with some options; it is stopped at the end."""
+    started: list[Background] = []
+
+    def start(*words: str) -> Background:
+        started.append(Background([*DELTABUS, "worker", *words], environ=environ(redis_url)))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+def enqueue(redis: Redis, prompt: str = "hello", **echo: Any) -> Job:
+    request = {"messages": [{"role": "user", "content": prompt}], "stream": True, "echo": echo}
+    queue = Queue("chat", connection=redis, serializer="json")
+    return queue.enqueue("deltabus.tasks.chat", {"request": request})
+
+
+def result(job: Job) -> Any:
+    """What RQ has stored as the job's result, once it has."""
+    found = job.latest_result(timeout=int(PATIENCE))
+    assert found is not None
+    assert found.type == found.Type.SUCCESSFUL, found.exc_string
+    return found.return_value["choices"][0]["message"]["content"]
+
+
+def pids(process: Background, count: int) -> list[int]:
+    """The processes that a supervisor has started so far, once there are so many."""
+    said = process.wait_for('"message":"process started"', count)
+    lines = [json.loads(line) for line in said.splitlines() if line.endswith("}")]
+    return [line["pid"] for line in lines if line["message"] == "process started"]
+
+
+def test_a_burst_does_what_is_queued_and_leaves(start: Start, redis: Redis) -> None:
+    jobs = [enqueue(redis, prompt) for prompt in ("one", "two")]
+    assert start("chat", "--burst").end() == exits.DONE
+    assert [result(job) for job in jobs] == ["one", "two"]
+
+
+def test_the_queues_are_taken_from_the_command_line(start: Start, redis: Redis) -> None:
+    worker = start("urgent", "chat", "--name", "somebody", "--concurrency", "7")
+    worker.wait_for("worker started")
+    (registered,) = Worker.all(connection=redis)
+    assert (registered.name, registered.queue_names()) == ("somebody", ["urgent", "chat"])
+
+
+def test_sigterm_lets_a_running_task_finish(start: Start, redis: Redis) -> None:
+    worker = start("chat")
+    job = enqueue(redis, words=20, interval=0.05)
+    channel = redis.pubsub(ignore_subscribe_messages=True)
+    channel.psubscribe("deltabus:*:events")
+    while b'"type":"delta"' not in ((channel.get_message(timeout=PATIENCE) or {}).get("data") or b""):
+        pass
+    channel.close()
+    worker.process.terminate()
+    assert worker.end() == exits.DONE
+    assert len(result(job).split()) == 20
+
+
+def test_of_several_processes_one_that_is_killed_is_replaced_and_work_goes_on(start: Start, redis: Redis) -> None:
+    worker = start("chat", "--processes", "2", "--name", "crew")
+    first, second = pids(worker, 2)
+    worker.wait_for("worker started", 2)
+    os.kill(first, signal.SIGKILL)
+    third = pids(worker, 3)[2]
+    worker.wait_for("worker started", 3)
+    names = {registered.name for registered in Worker.all(connection=redis)}
+    assert {f"crew.{second}", f"crew.{third}"} <= names
+    assert [result(enqueue(redis, prompt)) for prompt in ("a", "b", "c")] == ["a", "b", "c"]
+    worker.process.terminate()
+    assert worker.end() == exits.DONE
+    assert not any(_runs(pid) for pid in (first, second, third))
+
+
+def test_several_processes_empty_the_queues_in_a_burst(start: Start, redis: Redis) -> None:
+    jobs = [enqueue(redis, str(number)) for number in range(20)]
+    assert start("chat", "--processes", "2", "--burst").end() == exits.DONE
+    assert [result(job) for job in jobs] == [str(number) for number in range(20)]
+
+
+def test_no_worker_outlives_a_supervisor_that_is_killed(start: Start) -> None:
+    worker = start("chat", "--processes", "2")
+    worker.wait_for("worker started", 2)
+    worker.process.kill()
+    worker.end()  # Its output ends when the last of its processes has ended.
+
+
+def test_the_password_of_redis_is_not_on_a_command_line(start: Start) -> None:
+    worker = start("chat", "--processes", "2")
+    for pid in pids(worker, 2):
+        with Path(f"/proc/{pid}/cmdline").open(encoding="utf-8") as file:
+            assert "redis://" not in file.read()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with Path(f"/proc/{pid}/stat").open(encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
