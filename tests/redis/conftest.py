@@ -44,7 +44,7 @@ class Site:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.redis = redis.Redis.from_url(url)
+        self.redis = redis.Redis.from_url(url, socket_timeout=2 * DEADLINE)
 
     # What producers do.
 
@@ -178,6 +178,17 @@ class Site:
         """Block until that attempt has streamed something."""
         return self.reaches(task, lambda event: isinstance(event, events.Delta) and event.attempt == attempt)
 
+    def until(self, seen: Callable[[], Any]) -> Any:
+        """Block until `seen()` is true; it is asked again whenever one of RQ's keys has changed."""
+        with self.redis.pubsub(ignore_subscribe_messages=True) as changes:
+            changes.psubscribe("__keyspace@*__:rq:*")
+            changes.get_message(timeout=DEADLINE)  # the subscription is there
+            deadline = time.monotonic() + DEADLINE
+            while not (value := seen()):
+                changes.get_message(timeout=max(0.0, deadline - time.monotonic()))
+                assert time.monotonic() < deadline, "it does not come to that"
+            return value
+
     def booked(self, job: Job) -> Result:
         """RQ's record of how the job ended, waited for."""
         result = job.latest_result(timeout=int(DEADLINE))
@@ -189,9 +200,9 @@ class Site:
 
     def leftovers(self) -> set[str]:
         """Keys that only exist while something waits, runs or is being cancelled."""
-        passing = (":intermediate", "rq:wip:", "rq:execution", ":executions", ":cancel", "rq:queue:", "first_seen")
+        passing = (":intermediate", "rq:wip:", "rq:execution", ":executions", "rq:queue:", "first_seen")
         found = {key.decode() for key in self.redis.keys("*")}
-        return {key for key in found if any(part in key for part in passing)}
+        return {key for key in found if any(part in key for part in passing) or key.endswith(":cancel")}
 
 
 class Deaf(SimpleWorker):
@@ -252,9 +263,11 @@ def site(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         if name.startswith(("OPENAI_", "DELTABUS_")):
             monkeypatch.delenv(name)
     site = Site(redis_url)
+    site.redis.config_set("notify-keyspace-events", "KA")
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield site
+    site.redis.config_set("notify-keyspace-events", "")
     site.redis.close()
     root.handlers[:] = handlers  # a worker sets the process' logging up
     root.setLevel(level)

@@ -102,6 +102,8 @@ class Run:
     #: Seconds that RQ allows the job; below 0: no limit.
     timeout: float
     worker: str
+    #: Unix time, in seconds, at which the worker ends the run by force, whichever attempt it is at.
+    ends_at: float = float("inf")
     execution: str | None = None
     #: Seconds to keep the log after the end, where the job says so.
     result_ttl: int | None = None
@@ -227,7 +229,7 @@ class Engine:
             failures=run.failures,
             streamed=streamed,
             now=time.time(),
-            deadline=context.envelope.deadline,
+            deadline=min(context.envelope.deadline or float("inf"), run.ends_at),
         )
         if isinstance(decision, Fail):
             log.info("attempt failed", task=run.task, code=error.code, retry=False, why=decision.why)
@@ -318,7 +320,7 @@ def _limit(run: Run, envelope: Envelope) -> float:
     """When the attempt must have ended: the nearest of the task's, the attempt's and RQ's limits."""
     now = time.time()
     limits = [run.timeout if run.timeout > 0 else float("inf"), envelope.timeout or float("inf")]
-    ends_at = min(now + min(limits), envelope.deadline or float("inf"))
+    ends_at = min(now + min(limits), envelope.deadline or float("inf"), run.ends_at)
     if ends_at <= now:
         raise DeadlineExceeded("the task's deadline passed before it could begin", param="deadline")
     return ends_at

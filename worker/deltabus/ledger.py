@@ -159,6 +159,14 @@ class Ledger:
         execution.delete(job, pipeline)
         return await self._submit(execution.key, ["running", ""], pipeline)
 
+    async def statuses(self, listed: Sequence[BusJob]) -> list[str | None]:
+        """What RQ has as the jobs' statuses, in one pipeline; None where there is no such job any more."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for job in listed:
+            pipeline.hget(job.key, "status")
+        found = await pipeline.execute(raise_on_error=False) if listed else []
+        return [status.decode(errors="replace") if isinstance(status, bytes) else None for status in found]
+
     async def renew(self, running: Iterable[tuple[BusJob, Execution]]) -> None:
         """Renew RQ's own leases, in one pipeline."""
         pipeline = self._redis.pipeline(transaction=False)

@@ -6,6 +6,7 @@ then it brings a loop, a log and providers of its own along, for one task at a t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from functools import wraps
@@ -29,6 +30,9 @@ from deltabus.settings import load
 
 #: RQ's default for jobs without a timeout (`rq.Queue.DEFAULT_TIMEOUT`), seconds.
 RQ_TIMEOUT: Final = 180
+
+#: Seconds that are kept free before the time that RQ allows a job is over, to settle it.
+ALARM_MARGIN: Final = 1.0
 
 
 class TaskFunction(Protocol):
@@ -102,7 +106,8 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
                     queue=job.origin,
                     handler=handler,
                     argument=envelope,
-                    timeout=float(job.timeout or RQ_TIMEOUT),
+                    timeout=-1,
+                    ends_at=_ends_at(job),
                     worker=job.worker_name or "rq",
                     execution=_execution(job),
                     retried_by_rq=job.should_retry,
@@ -118,6 +123,15 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
         raise TaskCancelled(job.id, ending.reason)
     assert isinstance(ending, Failed | LeftToRQ)  # nobody hands back or parks here
     raise TaskFailed(job.id, ending.error)
+
+
+def _ends_at(job: Job) -> float:
+    """Shortly before RQ's alarm, which would tear the attempt off without an ending on its log."""
+    timeout = float(job.timeout or RQ_TIMEOUT)
+    if timeout < 0:
+        return float("inf")
+    started = job.started_at.timestamp() if job.started_at else time.time()
+    return started + timeout - min(ALARM_MARGIN, timeout / 4)
 
 
 def _execution(job: Job) -> str | None:

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from rq.job import JobStatus
 from rq.worker.base import WorkerStatus
 
 from deltabus import keys
@@ -33,6 +34,9 @@ PATROL_INTERVAL: Final = 1.0
 
 #: Seconds before a lost subscription is made anew.
 RECONNECT: Final = 0.5
+
+#: Seconds that a duty may take to hear that it is over, before it is told again.
+CANCEL_AGAIN: Final = 0.2
 
 
 class Vigil:
@@ -72,9 +76,12 @@ class Vigil:
         try:
             yield
         finally:
-            for duty in duties:
-                duty.cancel()
-            await asyncio.gather(*duties, return_exceptions=True)
+            # Python 3.11's wait_for, in which redis-py sends, may swallow a cancellation (python/cpython#86296).
+            pending = set(duties)
+            while pending:
+                for duty in pending:
+                    duty.cancel()
+                _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
 
     async def show(self, status: WorkerStatus) -> None:
         """Let RQ's tools see the worker's state, where it has changed."""
@@ -120,9 +127,23 @@ class Vigil:
             await asyncio.to_thread(self._worker.register_again)
             self._shown = None
         await self._engine.renew()
+        await self._look_after_jobs()
+
+    async def _look_after_jobs(self) -> None:
+        """See what `job.cancel()` and `job.delete()` did, as RQ tells nobody; renew its leases of the rest."""
+        slots = [slot for slot in self._slots if slot.execution is not None]
+        statuses = await self._ledger.statuses([slot.job for slot in slots])
+        running = []
+        for slot, status in zip(slots, statuses, strict=True):
+            if status is None:
+                slot.cancel("the job was deleted")
+            elif status == JobStatus.CANCELED:
+                slot.cancel("cancelled through RQ")
+            elif slot.execution is not None:
+                running.append((slot.job, slot.execution))
         if time.monotonic() >= self._rq_leases_due:
             self._rq_leases_due = time.monotonic() + RQ_LEASE_INTERVAL
-            await self._ledger.renew([(slot.job, slot.execution) for slot in self._slots if slot.execution])
+            await self._ledger.renew(running)
 
     async def _listen(self) -> None:
         """Commands to this worker, and cancels to anybody. What is lost while Redis is away, heartbeats find."""

@@ -28,6 +28,7 @@ from rq.job import Job
 from rq.job_lifecycle import call_exception_handlers
 from rq.queue import Queue
 from rq.timeouts import TimerDeathPenalty
+from rq.utils import now
 from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
 from deltabus import logs
@@ -182,7 +183,7 @@ class AsyncWorker(BaseWorker):
 
     def book_stopped(self, job: BusJob, execution: Execution) -> None:
         """The record of a job that RQ's stop command ended."""
-        job.ended_at = job.ended_at or job.last_heartbeat
+        job.ended_at = now()
         try:
             execute_stopped_callback(job, self.death_penalty_class)
         except Exception:
