@@ -38,6 +38,10 @@ log = structlog.get_logger("deltabus.worker")
 class Books(Protocol):
     """RQ's own bookkeeping, for jobs on which more hangs than a result. It blocks: threads call it."""
 
+    @property
+    def books_every_failure(self) -> bool:
+        """Whether every failure is to be booked here, on whatever job."""
+
     def book_success(self, job: BusJob, execution: Execution, result: Any) -> None: ...
     def book_failure(self, job: BusJob, execution: Execution, error: ErrorInfo) -> None: ...
     def book_stopped(self, job: BusJob, execution: Execution) -> None: ...
@@ -188,7 +192,11 @@ class Slot:
             ):
                 await self._by_rq(books.book_success, job, execution, ending.result)
         elif isinstance(ending, Failed):
-            if not job.is_plain or await ledger.fail(job, execution, ending.error) is Outcome.REFUSED:
+            if (
+                not job.is_plain
+                or books.books_every_failure
+                or await ledger.fail(job, execution, ending.error) is Outcome.REFUSED
+            ):
                 await self._by_rq(books.book_failure, job, execution, ending.error)
         elif isinstance(ending, Cancelled):
             if self._stopped:

@@ -168,6 +168,11 @@ class AsyncWorker(BaseWorker):
 
     # What follows runs in a thread: RQ's own code, for jobs on which more hangs than a result.
 
+    @property
+    def books_every_failure(self) -> bool:
+        """Whether RQ's exception handlers were added or its default one taken away."""
+        return bool(self._exc_handlers) or self.disable_default_exception_handler
+
     def book_success(self, job: BusJob, execution: Execution, result: Any) -> None:
         """Success callback, result, repeat, dependents, rate limit, webhooks: as RQ does it."""
         queue = self._queue(job)
