@@ -71,7 +71,7 @@ class Intake:
         self._names = list(names)
 
     def stop(self) -> None:
-        """End the `wait` that is under way, and every later one at once."""
+        """End the `wait` that is under way, and take nothing any more."""
         self._stopped.set()
 
     async def take(self, count: int) -> list[Taken]:
@@ -100,14 +100,15 @@ class Intake:
         keys = [WORKERS_SUSPENDED]
         for name in names:
             keys += [self._keys[name], self._intermediate(name)]
-        args: list[str | bytes | int] = [count - len(moved), Job.key_for(""), self._max_bytes]
+        room = 0 if self._stopped.is_set() else count - len(moved)
+        args: list[str | bytes | int] = [room, Job.key_for(""), self._max_bytes]
         for name, job_id in moved:
             args += [names.index(name) + 1, job_id]
         suspended, broken, jobs = await self._take(keys=keys, args=args)
         self.suspended = bool(suspended)
         self._report(frozenset(names[number - 1] for number in broken))
         taken = [_taken(names[number - 1], job_id, content) for number, job_id, content in jobs]
-        if self.suspended and taken:
+        if (self.suspended or self._stopped.is_set()) and taken:
             await self.give_back(taken)
             return []
         return taken

@@ -1,0 +1,111 @@
+"""Worker processes to kill, freeze and drain, and a check of what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from processes import DELTABUS, PATIENCE, Background, environ
+
+from deltabus import Bus, Task, keys
+from deltabus.embedded import EmbeddedRedis
+from deltabus.events import AnyEvent, Completed, Delta, Started
+from deltabus.testing import check_events
+
+#: Leases as short as a machine with a busy neighbour keeps them.
+FAST = {"DELTABUS_LEASE": "2", "DELTABUS_HEARTBEAT_INTERVAL": "0.5", "DELTABUS_RETRY_DELAY": "0.05"}
+
+
+class Scene:
+    """A Redis of its own, workers on it, tasks, and what must be true at the end."""
+
+    def __init__(self, server: EmbeddedRedis) -> None:
+        self.server = server
+        self.redis = redis.Redis.from_url(server.url, socket_timeout=PATIENCE)
+        self.bus = Bus(server.url)
+
+    def close(self) -> None:
+        self.bus.close()
+        self.redis.close()
+
+    @contextlib.contextmanager
+    def worker(self, *options: str, **settings: str) -> Iterator[Background]:
+        """A worker process that is ready; killed at the end, if it is still there."""
+        command = (*DELTABUS, "worker", "chat", *options)
+        with Background(command, environ=environ(self.server.url, **FAST, **settings)) as process:
+            process.wait_for("worker started")
+            try:
+                yield process
+            finally:
+                process.process.send_signal(signal.SIGCONT)
+                process.process.kill()
+
+    def chat(self, count: int = 1, *, retry: dict[str, Any] | None = None, **script: Any) -> list[Task]:
+        """Tasks that the echo provider carries out as `script` says."""
+        request = {"messages": [{"role": "user", "content": "hello"}], "stream": True, "echo": script}
+        envelope: dict[str, Any] = {"request": request} | ({"retry": retry} if retry else {})
+        return [self.bus.enqueue("deltabus.tasks.chat", envelope) for _ in range(count)]
+
+    def reaches(self, task: Task, found: Callable[[AnyEvent], bool]) -> AnyEvent:
+        """Follow the task up to such an event."""
+        return next(event for event in task.events() if found(event))
+
+    def streams(self, task: Task, attempt: int = 1) -> None:
+        """Wait until that attempt has streamed something."""
+        self.reaches(task, lambda event: isinstance(event, Delta) and event.attempt == attempt)
+
+    def words(self, task: Task, count: int) -> list[AnyEvent]:
+        """The task completes with so many words, and its log is in order; its events."""
+        events = list(task.events())
+        check_events(events)
+        ending = events[-1]
+        assert isinstance(ending, Completed), ending
+        content = ending.result["choices"][0]["message"]["content"]
+        assert len(content.split()) == count
+        streamed = "".join(
+            chunk["choices"][0]["delta"].get("content") or ""
+            for event in events
+            if isinstance(event, Delta) and event.attempt == attempts(events)
+            for chunk in event.chunks
+            if chunk["choices"]
+        )
+        assert streamed == content
+        return events
+
+    def nothing_is_left(self) -> None:
+        """No list, lease or intent remembers a task that has ended; a moment after its end, which comes first."""
+        deadline = time.monotonic() + PATIENCE
+        while (left := self._left()) and time.monotonic() < deadline:
+            self.redis.blpop("a list that nobody writes", timeout=0.05)
+        assert not left
+
+    def _left(self) -> set[bytes]:
+        patterns = ("rq:queue:*", "rq:wip:*", "rq:execution*", "rq:worker:*:executions", f"{keys.PREFIX}:*:cancel")
+        return {key for pattern in patterns for key in self.redis.scan_iter(pattern) if b"first_seen" not in key}
+
+
+def attempts(events: list[AnyEvent]) -> int:
+    """How many attempts have begun."""
+    return max(event.attempt or 0 for event in events if isinstance(event, Started))
+
+
+@pytest.fixture
+def scene(fresh_redis: EmbeddedRedis) -> Iterator[Scene]:
+    """A Redis of this test's own."""
+    scene = Scene(fresh_redis)
+    yield scene
+    scene.close()
+
+
+@pytest.fixture
+def durable() -> Iterator[Scene]:
+    """A Redis that remembers everything over a restart."""
+    with EmbeddedRedis(args=["--appendonly", "yes", "--appendfsync", "always"]) as server:
+        scene = Scene(server)
+        yield scene
+        scene.close()

@@ -1,0 +1,42 @@
+"""Redis restarts, drops connections and comes back: streams go on where they were."""
+
+from __future__ import annotations
+
+from faults import Scene, attempts
+
+
+def test_streams_outlive_a_restart_of_redis(durable: Scene) -> None:
+    with durable.worker():
+        tasks = durable.chat(50, words=60, interval=0.05)
+        for task in tasks:
+            durable.streams(task)
+        durable.server.restart()
+        for task in tasks:
+            assert attempts(durable.words(task, 60)) == 1
+        # The worker has not fallen silent (peers.md, 13): it takes new work.
+        (later,) = durable.chat(words=3)
+        durable.words(later, 3)
+        durable.nothing_is_left()
+
+
+def test_streams_outlive_the_loss_of_every_connection(scene: Scene) -> None:
+    with scene.worker():
+        tasks = scene.chat(20, words=60, interval=0.05)
+        for _ in range(3):
+            for task in tasks:
+                scene.streams(task)
+            scene.redis.client_kill_filter(_type="normal", skipme=True)
+            scene.redis.client_kill_filter(_type="pubsub", skipme=True)
+        for task in tasks:
+            assert attempts(scene.words(task, 60)) == 1
+        (later,) = scene.chat(words=3)
+        scene.words(later, 3)
+        scene.nothing_is_left()
+
+
+def test_an_idle_worker_takes_work_after_redis_has_restarted(durable: Scene) -> None:
+    with durable.worker():
+        durable.server.restart()
+        (task,) = durable.chat(words=3)
+        durable.words(task, 3)
+        durable.nothing_is_left()

@@ -1,0 +1,107 @@
+"""Workers die and freeze: no task is lost, none is run by two, none ends twice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from faults import Scene, attempts
+from redis.asyncio import Redis
+
+from deltabus import keys
+from deltabus.events import Completed, Failed, Started
+from deltabus.log import Log
+from deltabus.settings import Settings
+
+
+def test_what_a_killed_worker_was_running_is_run_again(scene: Scene) -> None:
+    with scene.worker() as victim:
+        tasks = scene.chat(20, words=30, interval=0.05)
+        for task in tasks:
+            scene.streams(task)
+        victim.process.kill()
+        with scene.worker():
+            for task in tasks:
+                assert attempts(scene.words(task, 30)) == 2
+        scene.nothing_is_left()
+
+
+def test_a_worker_of_the_same_name_takes_up_the_work_of_the_one_that_was_killed(scene: Scene) -> None:
+    with scene.worker("--name", "pod-0") as victim:
+        (task,) = scene.chat(words=30, interval=0.05)
+        scene.streams(task)
+        victim.process.kill()
+        scene.redis.delete("rq:worker:pod-0")  # its registration has run out; RQ refuses the name before
+        with scene.worker("--name", "pod-0"):
+            assert attempts(scene.words(task, 30)) == 2
+
+
+def test_a_frozen_worker_is_fenced_and_goes_on_with_new_work(scene: Scene) -> None:
+    with scene.worker() as frozen:
+        (task,) = scene.chat(words=60, interval=0.05)
+        scene.streams(task)
+        frozen.process.send_signal(signal.SIGSTOP)
+        with scene.worker() as other:
+            scene.streams(task, attempt=2)
+            frozen.process.send_signal(signal.SIGCONT)
+            frozen.wait_for("fenced")
+            assert attempts(scene.words(task, 60)) == 2
+            other.process.kill()
+        (later,) = scene.chat(words=3)
+        assert attempts(scene.words(later, 3)) == 1
+        scene.nothing_is_left()
+
+
+def test_a_task_that_kills_its_workers_again_and_again_is_failed(scene: Scene) -> None:
+    (poison,) = scene.chat(words=1000, interval=0.05)
+    for death in (1, 2):
+        with scene.worker(DELTABUS_MAX_DELIVERIES="2") as victim:
+            scene.streams(poison, attempt=death)
+            victim.process.kill()
+    with scene.worker(DELTABUS_MAX_DELIVERIES="2"):
+        events = list(poison.events())
+        assert isinstance(events[-1], Failed)
+        assert events[-1].error.code == "worker_lost"
+        assert attempts(events) == 2
+        assert scene.redis.zscore("rq:failed:chat", poison.id) is not None
+        scene.nothing_is_left()
+
+
+def test_a_job_that_was_taken_and_never_started_goes_back_to_its_queue(scene: Scene) -> None:
+    """RQ fails it after a minute (peers.md, 11), though nobody has run it."""
+    (task,) = scene.chat(words=3)
+    assert scene.redis.lmove("rq:queue:chat", "rq:queue:chat:intermediate") is not None
+    with scene.worker():
+        assert attempts(scene.words(task, 3)) == 1
+        scene.nothing_is_left()
+
+
+def test_a_crash_between_the_seal_and_the_bookkeeping_is_repaired_without_the_provider(scene: Scene) -> None:
+    (task,) = scene.chat(words=3)
+
+    async def seal() -> None:
+        async with Redis.from_url(scene.server.url) as client:
+            log = Log(client, Settings())
+            attempt = await log.begin(task.id, worker="dead", queue="chat", on_interrupt=lambda _: None)
+            await attempt.seal(Completed(task=task.id, at=1.0, result={"from": "the dead"}, execution="of-the-dead"))
+            await log.aclose()
+
+    asyncio.run(seal())
+    with scene.worker():
+        assert scene.redis.xread({f"rq:results:{task.id}": "0"}, block=20_000)
+        scene.nothing_is_left()
+    assert scene.redis.hget(f"rq:job:{task.id}", "status") == b"finished"
+    events = list(task.events())
+    assert [type(event) for event in events] == [Started, Completed]
+    assert task.result() == {"from": "the dead"}
+
+
+def test_a_lost_cancel_message_loses_no_cancel(scene: Scene) -> None:
+    """The intent is stored (peers.md, 9): nobody hears a publish here."""
+    with scene.worker():
+        (task,) = scene.chat(words=1000, stall_after=3)
+        scene.streams(task)
+        scene.redis.set(keys.cancel(task.id), "changed my mind", ex=60)
+        ending = list(task.events())[-1]
+        assert ending.reason == "changed my mind"
+        scene.nothing_is_left()
