@@ -10,7 +10,7 @@ from typing import Any, Final
 
 #: Strings that say what something is; servers repeat them, and the last one counts. A signature
 #: comes whole, and half of one is worth nothing.
-LABELS: Final = frozenset(
+_LABELS: Final = frozenset(
     {
         "channel",
         "encrypted_content",
@@ -51,7 +51,7 @@ def merge(store: Store, key: str, value: Any, depth: int = 0) -> None:
     """Add one increment to the store. `value` is not changed."""
     old = store.get(key)
     if isinstance(value, str):
-        if key in LABELS:
+        if key in _LABELS:
             store[key] = value or old or value
         elif isinstance(old, bytearray):
             old += encode(value)
