@@ -231,7 +231,7 @@ class Attempt:
                 self._mend = False
                 self._streamed = self._flight_bytes
                 self._limit = max(self._limit, 2 * self._streamed)
-                rest = [item for item in flown if isinstance(item, _Control)] + rest
+                rest = [*(item for item in flown if isinstance(item, _Control)), *rest]
             else:
                 self._streamed += self._flight_bytes
                 if isinstance(flown[0], _Control) and not flown[0].done.done():

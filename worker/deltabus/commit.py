@@ -60,9 +60,15 @@ _NOT_NOW_TEXT: Final = re.compile(
 _log = logging.getLogger(__name__)
 
 
+def pack_command(*words: bytes | str | int) -> bytes:
+    """A command as it goes over the wire: hiredis takes a quarter of the time that redis-py does."""
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # Its stub has a tuple of one word.
+    return packed
+
+
 def pack(script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> bytes:
-    """One script call as it goes over the wire."""
-    return hiredis.pack_command((b"EVALSHA", script.sha, len(keys), *keys, *arguments))
+    """A script call as it goes over the wire."""
+    return pack_command(b"EVALSHA", script.sha, len(keys), *keys, *arguments)
 
 
 def own_connection(client: redis.asyncio.Redis) -> Any:
@@ -141,9 +147,14 @@ class GroupCommit:
         self._closing = False
         self._task = asyncio.get_running_loop().create_task(self._run(), name="deltabus group commit")
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is sent any more."""
+        return self._task.done()
+
     def submit(self, item: Item) -> None:
         """Let `item` take part in the next pipeline."""
-        if self._task.done():
+        if self.closed:
             item.give_up(BusUnavailable(f"the connection to Redis at {self._address} was closed"))
             return
         self._ready.append(item)

@@ -7,7 +7,8 @@
     │   ├── TaskNotFound         neither RQ nor a log knows the task id
     │   ├── TaskExists           the task id is taken
     │   ├── TaskFailed           the task ended as `failed`; carries the ErrorInfo
-    │   └── TaskCancelled        the task ended as `cancelled`
+    │   ├── TaskCancelled        the task ended as `cancelled`
+    │   └── TaskRestarted        text that was already shown is void
     ├── CancelRequested          somebody asked to cancel the task
     ├── Fenced                   a newer attempt owns the log: drop the task, record nothing
     ├── Sealed                   the log already holds its terminal event
@@ -100,6 +101,17 @@ class TaskCancelled(BusError):
         super().__init__(f"task {task} was cancelled" + (f": {reason}" if reason else ""))
         self.task = task
         self.reason = reason
+
+
+class TaskRestarted(BusError):
+    """The task runs again and says something else than what `text()` has already yielded of an earlier attempt.
+
+    That cannot be unsaid: discard it, and ask for `text()` again, which begins with the newest attempt.
+    """
+
+    def __init__(self, task: str) -> None:
+        super().__init__(f"task {task} runs again: discard what text() has yielded, and call it again")
+        self.task = task
 
 
 class CancelRequested(DeltabusError):

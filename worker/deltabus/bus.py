@@ -1,0 +1,219 @@
+"""The bus, for producers and subscribers: put tasks on it and follow them.
+
+    async with AsyncBus("redis://localhost:6379/0") as bus:
+        task = await bus.chat(messages="Why is the sky blue?", model="gpt-4o-mini")
+        async for piece in task.text():
+            print(piece, end="")
+
+`deltabus.blocking` has the same without `await`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Final, Self
+
+import redis.asyncio
+
+from deltabus.enqueue import Order
+from deltabus.errors import InvalidRequest
+from deltabus.handle import AsyncTask, TaskStatus
+from deltabus.session import Session
+from deltabus.settings import Settings, load
+
+__all__ = ["AsyncBus", "AsyncTask", "TaskStatus"]
+
+#: The function that runs chat tasks.
+CHAT: Final = "deltabus.tasks.chat"
+
+
+class AsyncBus:
+    """A way to the bus, for one asyncio loop. Nothing is connected before it is needed.
+
+    Args:
+        url: of Redis; by default what the settings say (`deltabus.toml`, `REDIS_URL`).
+        queue: where `chat` puts tasks.
+        settings: by default those of `deltabus.toml` and the environment.
+        client: a Redis client to take address and credentials from, in place of `url`.
+
+    Raises:
+        ConfigError: the settings cannot be read.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        queue: str = "chat",
+        settings: Settings | None = None,
+        client: redis.asyncio.Redis | None = None,
+    ) -> None:
+        settings = load() if settings is None else settings
+        self._settings = settings if url is None else replace(settings, redis_url=url)
+        self._queue = queue
+        self._client = client
+        self._session: Session | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections. Whoever still follows a task gets `BusUnavailable`."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.aclose()
+
+    async def chat(
+        self,
+        request: Mapping[str, Any] | None = None,
+        /,
+        *,
+        messages: str | Iterable[Mapping[str, Any]] | None = None,
+        model: str | None = None,
+        stream: bool | None = None,
+        provider: str | None = None,
+        queue: str | None = None,
+        task_id: str | None = None,
+        deadline: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  Not of this call: of an attempt at the task.
+        reply_to: str | None = None,
+        tenant: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        trace: str | None = None,
+        **request_fields: Any,
+    ) -> AsyncTask:
+        """Put a chat task on the queue.
+
+        Args:
+            request: body of the API call (`POST /chat/completions`); what follows is added to it.
+            messages: a conversation, or the one thing that the user says.
+            model: without it, the worker chooses.
+            stream: whether the answer streams; by default it does.
+            request_fields: further parameters of the API: `temperature=0.2, tools=[…]`.
+            provider: name of a provider configured at the worker; by default the model's route decides.
+            queue: by default the bus' own.
+            task_id: by default a random one.
+            deadline: Unix time, in seconds, after which nobody wants the answer.
+            timeout: seconds that one attempt may take.
+            reply_to: a further channel that gets every event.
+            tenant: whom to account the task to.
+            headers: extra HTTP headers for the provider; never credentials.
+            metadata: notes of your own; not sent to the provider.
+            trace: W3C `traceparent`.
+
+        Raises:
+            InvalidRequest: something breaks a rule; `param` names it. The worker checks the rest of the request.
+            PayloadTooLarge: the envelope is over `max_request_bytes`.
+            TaskExists: `task_id` is taken.
+            BusUnavailable: Redis cannot be reached. The task may have been accepted all the same: with a
+                `task_id` of your own it is safe to try again.
+        """
+        body = {**(request or {}), **request_fields}
+        if messages is not None:
+            body["messages"] = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        if model is not None:
+            body["model"] = model
+        if stream is not None:
+            body["stream"] = stream
+        options = {
+            "provider": provider,
+            "deadline": deadline,
+            "timeout": timeout,
+            "reply_to": reply_to,
+            "tenant": tenant,
+            "headers": headers,
+            "metadata": metadata,
+            "trace": trace,
+        }
+        return await self._send(self._chat_order(body, options, queue, task_id))
+
+    async def chat_many(
+        self, requests: Iterable[Mapping[str, Any]], /, *, queue: str | None = None, **options: Any
+    ) -> list[AsyncTask]:
+        """Put many chat tasks on the queue, in one pipeline.
+
+        Args:
+            requests: bodies of API calls. All are checked before any is sent.
+            options: for all of them: `provider`, `deadline`, `timeout`, `reply_to`, `tenant`, `headers`, `metadata`,
+                `trace`, as for `chat`.
+
+        Raises:
+            InvalidRequest, PayloadTooLarge: as `chat`; nothing was enqueued.
+            BusUnavailable: Redis cannot be reached; some tasks may have been accepted.
+        """
+        orders = [self._chat_order(dict(request), options, queue, None) for request in requests]
+        return list(await asyncio.gather(*map(self._send, orders)))
+
+    async def enqueue(
+        self,
+        function: str,
+        envelope: Mapping[str, Any],
+        *,
+        queue: str | None = None,
+        task_id: str | None = None,
+        result_ttl: int | None = None,
+        job_timeout: int | None = None,
+    ) -> AsyncTask:
+        """Put any task on a queue.
+
+        Args:
+            function: dotted path of a task function that is registered at the worker.
+            envelope: its one argument; see `deltabus.envelope`.
+            queue: by default the bus' own.
+            result_ttl: seconds that log and result are kept, -1 for ever; by default what the settings say.
+            job_timeout: seconds that one attempt may take; by default what envelope or settings say.
+
+        Raises:
+            as `chat`.
+        """
+        return await self._send(
+            Order(
+                function,
+                envelope,
+                queue=queue or self._queue,
+                task=task_id,
+                settings=self._settings,
+                result_ttl=result_ttl,
+                job_timeout=job_timeout,
+            )
+        )
+
+    def task(self, task_id: str, /) -> AsyncTask:
+        """Any task, whoever enqueued it. Whether there is one is found out when it is used.
+
+        Raises:
+            InvalidRequest: this cannot be the id of a task.
+        """
+        return AsyncTask(task_id, self._open)
+
+    def _chat_order(
+        self, body: dict[str, Any], options: Mapping[str, Any], queue: str | None, task: str | None
+    ) -> Order:
+        if not body.get("messages"):
+            raise InvalidRequest("is required: what is said, as a string or a list of messages", param="messages")
+        body.setdefault("stream", True)
+        content = {"request": body, **{key: value for key, value in options.items() if value is not None}}
+        return Order(CHAT, content, queue=queue or self._queue, task=task, settings=self._settings)
+
+    async def _send(self, order: Order) -> AsyncTask:
+        session = self._open()
+        await order.send(session.commit, session.names)
+        return self.task(order.task)
+
+    def _open(self) -> Session:
+        loop = asyncio.get_running_loop()
+        if self._session is None:
+            self._session, self._loop = Session(self._settings, self._client), loop
+        elif self._loop is not loop:
+            raise RuntimeError("an AsyncBus stays on the asyncio loop on which it was first used; make one a loop")
+        return self._session

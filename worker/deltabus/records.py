@@ -1,0 +1,187 @@
+"""What RQ itself remembers of a job: its hash and its results, read without importing rq.
+
+Key names, fields and encodings are those of RQ 3.0 (`rq.job.Job.to_dict`, `rq.results.Result`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from typing import Any, Final, Literal
+
+import msgspec
+
+from deltabus import keys
+from deltabus.commit import GroupCommit, pack_command
+from deltabus.errors import BusError, ErrorInfo, TaskNotFound
+from deltabus.events import Cancelled, Completed, Failed, Terminal
+
+#: Where a task stands.
+State = Literal["queued", "scheduled", "deferred", "started", "completed", "failed", "cancelled"]
+
+#: RQ's words for it (`rq.job.JobStatus`).
+_STATES: Final[dict[str, State]] = {
+    "created": "deferred",
+    "queued": "queued",
+    "rate_limited": "queued",
+    "ready_to_enqueue": "queued",
+    "deferred": "deferred",
+    "scheduled": "scheduled",
+    "started": "started",
+    "finished": "completed",
+    "failed": "failed",
+    "stopped": "cancelled",
+    "canceled": "cancelled",
+}
+
+#: `rq.results.Result.Type` of a job that has returned.
+_SUCCESSFUL: Final = b"1"
+
+#: Bytes that a compressed field may unfold to. What is larger was not written by deltabus.
+_MAX_FIELD: Final = 64 * 1024 * 1024
+
+# How deltabus puts a failure into words for RQ: see `errors.TaskFailed`. The last such line of a traceback counts.
+_FAILURE = re.compile(r"task \S+ failed: ([a-z_]+): (.*)")
+
+
+class RQKeys:
+    """Names of RQ's keys under its prefix (`RQ_KEY_PREFIX`)."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        #: Set of the keys of all queues.
+        self.queues = f"{prefix}:queues".encode()
+
+    def job(self, task: str) -> bytes:
+        """Hash of a job."""
+        return f"{self._prefix}:job:{task}".encode()
+
+    def results(self, task: str) -> bytes:
+        """Stream of a job's results, the newest last."""
+        return f"{self._prefix}:results:{task}".encode()
+
+    def queue(self, name: str) -> bytes:
+        """List of the ids of the jobs that wait."""
+        return f"{self._prefix}:queue:{name}".encode()
+
+    def registry(self, kind: Literal["canceled", "scheduled", "deferred"], queue: str) -> bytes:
+        """Sorted set of the ids of a queue's jobs in that state."""
+        return f"{self._prefix}:{kind}:{queue}".encode()
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as RQ has it."""
+
+    task: str
+    state: State
+    queue: str
+    #: What `data` holds, as bytes of the job's serializer.
+    data: bytes
+    #: Seconds that results are kept; None: the worker's default.
+    result_ttl: int | None
+    #: Fields of the newest result, and Unix time of it in seconds.
+    result: dict[bytes, bytes] | None
+    result_at: float
+
+    @property
+    def reply_to(self) -> str | None:
+        """The channel that the job's envelope asks replies on."""
+        match _json(self.data):
+            case [_, _, [{"reply_to": str(channel)}, *_], _]:
+                return channel
+            case _:
+                return None
+
+    @property
+    def over(self) -> bool:
+        """Whether RQ has done with the job."""
+        return self.state in {"completed", "failed", "cancelled"}
+
+    def ending(self) -> Terminal:
+        """How the task ended, in the words of an event.
+
+        Raises:
+            TaskNotFound: the result has expired.
+            BusError: the result is not JSON.
+        """
+        if self.state == "cancelled":
+            return Cancelled(task=self.task, id=keys.SEAL, at=self.result_at)
+        if self.state == "failed":
+            return Failed(task=self.task, id=keys.SEAL, at=self.result_at, error=self._failure())
+        if self.result is None:
+            raise TaskNotFound(f"the result of task {self.task} has expired")
+        return Completed(task=self.task, id=keys.SEAL, at=self.result_at, result=self._return_value())
+
+    def _return_value(self) -> Any:
+        encoded = (self.result or {}).get(b"return_value")
+        if encoded is None:
+            return None
+        try:
+            return msgspec.json.decode(base64.b64decode(encoded))
+        except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise BusError(
+                f"the result of task {self.task} is not JSON: its job was made with another of RQ's serializers"
+            ) from exc
+
+    def _failure(self) -> ErrorInfo:
+        encoded = (self.result or {}).get(b"exc_string", b"")
+        try:
+            text = _unfold(base64.b64decode(encoded)).decode(errors="replace") if encoded else ""
+        except (binascii.Error, zlib.error):
+            text = ""
+        if failures := _FAILURE.findall(text):
+            return ErrorInfo(code=failures[-1][0], message=failures[-1][1])
+        # A foreign traceback: its last line says what, the rest is the business of whoever runs the worker.
+        lines = text.strip().splitlines()
+        return ErrorInfo(code="internal", message=lines[-1] if lines else "RQ does not say why")
+
+
+class Records:
+    """Reads what RQ remembers."""
+
+    def __init__(self, commit: GroupCommit, names: RQKeys) -> None:
+        self._commit = commit
+        self._names = names
+
+    async def read(self, task: str) -> Record | None:
+        """RQ's record of a task; None: RQ knows nothing of it."""
+        names = self._names
+        status, origin, data, ttl = await self._commit.call(
+            pack_command(b"HMGET", names.job(task), b"status", b"origin", b"data", b"result_ttl")
+        )
+        state = _STATES.get((status or b"").decode(errors="replace"))
+        results: list[Any] = []
+        if state in {None, "completed", "failed"}:
+            results = await self._commit.call(pack_command(b"XREVRANGE", names.results(task), b"+", b"-", b"COUNT", 1))
+        fields, at = None, 0.0
+        for entry, pairs in results:
+            fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+            at = int(entry.partition(b"-")[0]) / 1000
+        if state is None:
+            # The hash is gone, or was never one; a result may outlive it.
+            if fields is None:
+                return None
+            state = "completed" if fields.get(b"type") == _SUCCESSFUL else "failed"
+        return Record(
+            task=task,
+            state=state,
+            queue=(origin or b"").decode(errors="replace"),
+            data=data or b"",
+            result_ttl=int(ttl) if ttl is not None and ttl.removeprefix(b"-").isdigit() else None,
+            result=fields,
+            result_at=at,
+        )
+
+
+def _json(data: bytes) -> Any:
+    """A job's payload, where it is JSON: as it is, or compressed as RQ does it."""
+    try:
+        return msgspec.json.decode(_unfold(data) if data[:1] == b"\x78" else data)
+    except (msgspec.DecodeError, UnicodeDecodeError, zlib.error):
+        return None
+
+
+def _unfold(data: bytes) -> bytes:
+    return zlib.decompressobj().decompress(data, _MAX_FIELD)

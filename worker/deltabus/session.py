@@ -1,0 +1,41 @@
+"""What a bus holds while it is in use: one connection for commands, one for channels."""
+
+from __future__ import annotations
+
+import redis.asyncio
+
+from deltabus.commit import GroupCommit
+from deltabus.feed import Feed
+from deltabus.follow import Follower
+from deltabus.records import Records, RQKeys
+from deltabus.scripts import BUS
+from deltabus.settings import Settings
+
+#: Seconds for which Redis may be away until a call fails; what it was doing then may or may not have happened.
+PATIENCE = 2.0
+
+#: Seconds that one try to connect may take.
+CONNECT_TIMEOUT = 5.0
+
+
+class Session:
+    """The connections of one bus, on the loop on which it was made. They are opened when they are needed.
+
+    Args:
+        client: gives address and credentials; by default, `settings.redis_url` does.
+    """
+
+    def __init__(self, settings: Settings, client: redis.asyncio.Redis | None = None) -> None:
+        if client is None:
+            client = redis.asyncio.Redis.from_url(settings.redis_url, socket_connect_timeout=CONNECT_TIMEOUT)
+        self.settings = settings
+        self.names = RQKeys(settings.rq_key_prefix)
+        self.commit = GroupCommit(client, BUS, patience=PATIENCE)
+        self.records = Records(self.commit, self.names)
+        self._feed = Feed(client)
+        self.follower = Follower(self.commit, self._feed, self.records)
+
+    async def aclose(self) -> None:
+        """Close the connections. Whoever still waits for something gets `BusUnavailable`."""
+        await self.commit.aclose()
+        await self._feed.aclose()
