@@ -52,9 +52,12 @@ class Intake:
     Args:
         queues: queue names with their Redis keys, highest priority first.
         max_bytes: payloads above this size, compressed or not, are not read.
+        stopped: ends the wait that is under way; nothing is taken once it is set.
     """
 
-    def __init__(self, redis: Redis, queues: Sequence[tuple[str, str]], *, max_bytes: int) -> None:
+    def __init__(
+        self, redis: Redis, queues: Sequence[tuple[str, str]], *, max_bytes: int, stopped: asyncio.Event
+    ) -> None:
         self._redis = redis
         self._keys = dict(queues)
         self._names = list(self._keys)
@@ -62,17 +65,13 @@ class Intake:
         self._take = redis.register_script(TAKE.source)
         self._waits = {name: _Wait(redis) for name in self._keys}
         self._broken: frozenset[str] = frozenset()
-        self._stopped = asyncio.Event()
+        self._stopped = stopped
         #: Whether `rq suspend` was in force at the last look.
         self.suspended = False
 
     def reorder(self, names: Sequence[str]) -> None:
         """Set the order of priority anew (RQ's dequeue strategies)."""
         self._names = list(names)
-
-    def stop(self) -> None:
-        """End the `wait` that is under way, and take nothing any more."""
-        self._stopped.set()
 
     async def take(self, count: int) -> list[Taken]:
         """What there is, up to `count` jobs, at once."""

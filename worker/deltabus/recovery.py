@@ -50,6 +50,8 @@ class Recovery:
         self._reap = redis.register_script(REAP.source)
         self._release = redis.register_script(RELEASE.source)
         self._put_back = redis.register_script(PUT_BACK.source)
+        #: Since when this worker has held its lease without a break, by its monotonic clock.
+        self._held_since = time.monotonic()
         #: When this worker first saw ids that are in intermediate lists, by its monotonic clock.
         self._seen: dict[tuple[str, bytes], float] = {}
 
@@ -70,9 +72,14 @@ class Recovery:
         await self._redis.zrem(keys.WORKERS, self._worker)
 
     async def _reap_the_dead(self, *, born: bool) -> bool:
-        requeued, buried, more = await self._reap(
-            keys=[keys.WORKERS, REDIS_WORKER_KEYS], args=[self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born)]
+        # After an outage, or a failover, all leases have run out: the others need time to come back.
+        settled = time.monotonic() - self._held_since > self._lease
+        good, requeued, buried, more = await self._reap(
+            keys=[keys.WORKERS, REDIS_WORKER_KEYS],
+            args=[self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born), int(settled)],
         )
+        if not good:
+            self._held_since = time.monotonic()
         if requeued:
             log.warning("requeued the jobs of a lost worker", jobs=len(requeued))
         for name in buried:

@@ -13,7 +13,6 @@ import structlog
 from redis.exceptions import RedisError
 from rq.worker.base import DequeueStrategy, WorkerStatus
 
-from deltabus import connections
 from deltabus.engine import Engine
 from deltabus.errors import ConfigError
 from deltabus.intake import BLOCK, Intake, Taken
@@ -86,7 +85,6 @@ class Shift:
             self._stop_asked_at = time.monotonic()
             self._stop.set()
             self._slot_freed.set()
-            self._intake.stop()
         elif time.monotonic() - self._stop_asked_at > SIGNAL_ECHO:
             self._leave.set()
 
@@ -105,7 +103,7 @@ class Shift:
         worker, settings = self._worker, self._settings
         keys = {queue.name: queue.key for queue in worker.queues}
         async with contextlib.AsyncExitStack() as stack:
-            redis = await stack.enter_async_context(connections.asynchronous(worker.connection))
+            redis = await stack.enter_async_context(worker.open_redis())
             event_log = Log(redis, settings)
             stack.push_async_callback(event_log.aclose)
             registry = Registry(settings)
@@ -118,7 +116,7 @@ class Shift:
                 failure_ttl=settings.failure_ttl,
             )
             stack.push_async_callback(ledger.aclose)
-            self._intake = Intake(redis, list(keys.items()), max_bytes=settings.max_request_bytes)
+            self._intake = Intake(redis, list(keys.items()), max_bytes=settings.max_request_bytes, stopped=self._stop)
             stack.push_async_callback(self._intake.aclose)
             engine = Engine(event_log, registry, settings)
             self._station = Station(

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rq.callbacks import execute_stopped_callback
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT, DEFAULT_RESULT_TTL
@@ -31,7 +32,7 @@ from rq.timeouts import TimerDeathPenalty
 from rq.utils import now
 from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
-from deltabus import logs
+from deltabus import connections, logs
 from deltabus.allowlist import AllowList
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.jobs import BusJob, JSONSerializer
@@ -71,6 +72,7 @@ class AsyncWorker(BaseWorker):
         super().__init__(names, name, *args, **kwargs)
         self.log_result_lifespan = False
         self._settings = settings
+        self._shift: tuple[asyncio.AbstractEventLoop, Shift] | None = None
         #: Jobs that the last shift could not hand back.
         self._abandoned = 0
         #: RQ marks a stopped job by one attribute of the worker: one at a time may use it.
@@ -137,15 +139,27 @@ class AsyncWorker(BaseWorker):
             concurrency=self.settings.concurrency,
         )
 
+    def open_redis(self) -> Redis:
+        """An asyncio client for the server that the worker is connected to."""
+        return connections.asynchronous(self.connection)
+
+    def stop(self) -> None:
+        """Drain, as on a signal; may be called from any thread."""
+        if self._shift is not None:
+            loop, shift = self._shift
+            loop.call_soon_threadsafe(shift.stop)
+
     async def _work(self, *, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         shift = Shift(self, self.settings, burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time)
+        loop = asyncio.get_running_loop()
+        self._shift = loop, shift
         if threading.current_thread() is threading.main_thread():
-            loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, shift.stop)
         try:
             return await shift.run()
         finally:
+            self._shift = None
             self._abandoned = shift.abandoned
 
     def subscribe(self) -> None:
@@ -166,12 +180,12 @@ class AsyncWorker(BaseWorker):
         self.connection.delete(self.key)
         self.register_birth()  # type: ignore[no-untyped-call]
 
-    # What follows runs in a thread: RQ's own code, for jobs on which more hangs than a result.
-
     @property
     def books_every_failure(self) -> bool:
         """Whether RQ's exception handlers were added or its default one taken away."""
         return bool(self._exc_handlers) or self.disable_default_exception_handler
+
+    # What follows runs in a thread: RQ's own code, for jobs on which more hangs than a result.
 
     def book_success(self, job: BusJob, execution: Execution, result: Any) -> None:
         """Success callback, result, repeat, dependents, rate limit, webhooks: as RQ does it."""

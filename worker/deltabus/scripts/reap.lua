@@ -7,6 +7,7 @@
 -- ARGV[3]  prefix of RQ's keys
 -- ARGV[4]  how many jobs to requeue at the most
 -- ARGV[5]  "1": this worker has just been born, and what its name still runs is from an earlier life
+-- ARGV[6]  "1": look for other workers' leases too
 --
 -- The keys of a dead worker and its jobs follow from what is found; all are RQ's:
 --   <rq>:worker:<name>                hash
@@ -18,10 +19,9 @@
 --   <rq>:queue:<queue>                list
 --   <rq>:workers:<queue>              set of worker keys
 --
--- Nobody is reaped before Redis, and this worker's own lease, have been up for as long as a lease: after an
--- outage, the others need time to come back.
---
--- Returns {requeued ids, names of the workers that are done with, whether there is more to do (0 or 1)}.
+-- Returns {whether this worker's lease was still good (0 or 1), requeued ids, names of the workers that are
+-- done with, whether there is more to do (0 or 1)}.
+
 
 local rq = ARGV[3]
 local time = redis.call('TIME')
@@ -29,16 +29,7 @@ local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local lease = tonumber(ARGV[2])
 local own = redis.call('ZSCORE', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[1], now + lease, ARGV[1])
-if own and tonumber(own) < now then
-  -- It is this worker that was away: whoever else was has not renewed either. Leases begin anew.
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
-    redis.call('ZADD', KEYS[1], now + lease, name)
-  end
-end
-local uptime = tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
-if uptime and uptime < lease then
-  return {{}, {}, 0}
-end
+local good = own and tonumber(own) >= now
 
 local function requeue(worker_executions, member)
   redis.call('SREM', worker_executions, member)
@@ -75,7 +66,8 @@ end
 if ARGV[5] == '1' then
   requeue_all(rq .. ':worker:' .. ARGV[1] .. ':executions')
 end
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
+local dead = ARGV[6] == '1' and good and redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now) or {}
+for _, name in ipairs(dead) do
   local worker_key = rq .. ':worker:' .. name
   local executions = worker_key .. ':executions'
   if room > 0 then
@@ -92,4 +84,4 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
   redis.call('ZREM', KEYS[1], name)
   buried[#buried + 1] = name
 end
-return {requeued, buried, room <= 0 and 1 or 0}
+return {good and 1 or 0, requeued, buried, room <= 0 and 1 or 0}

@@ -3,6 +3,7 @@
 `ProviderContract` and `Case`: what every provider plugin passes (`deltabus.testing.contract`).
 `ScriptedServer`, `Reply`, `Action`, `Request`, `Signal`: an HTTP server that says what a test tells it to
 (`deltabus.testing.server`).
+`memory_bus`: a bus and a worker without a server (`deltabus.testing.memory`).
 `check_events`: whether a task's events keep the grammar (`deltabus.testing.grammar`).
 
 Each name is imported when it is first used: the contract needs pytest, the rest does not.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deltabus.testing.contract import ProviderContract
     from deltabus.testing.grammar import GrammarError, check_events
+    from deltabus.testing.memory import memory_bus
     from deltabus.testing.server import Action, Reply, Request, ScriptedServer, Signal
     from deltabus.testing.situations import Case
 
@@ -29,6 +31,7 @@ __all__ = [
     "ScriptedServer",
     "Signal",
     "check_events",
+    "memory_bus",
 ]
 
 _MODULES = {
@@ -41,6 +44,7 @@ _MODULES = {
     "ScriptedServer": "server",
     "Signal": "server",
     "check_events": "grammar",
+    "memory_bus": "memory",
 }
 
 

@@ -35,6 +35,9 @@ from deltabus.testing.script import PATIENCE, Action, Reply, Request, Signal, St
 
 __all__ = ["PATIENCE", "Action", "Reply", "Request", "ScriptedServer", "Signal", "Step"]
 
+#: Connections that may wait to be accepted: tests open thousands at once.
+_BACKLOG = 4096
+
 
 class ScriptedServer:
     """The server; a context manager.
@@ -101,7 +104,9 @@ class ScriptedServer:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(lambda: _Connection(self._book), "127.0.0.1", 0, ssl=self._tls)
+            server = await loop.create_server(
+                lambda: _Connection(self._book), "127.0.0.1", 0, ssl=self._tls, backlog=_BACKLOG
+            )
         except OSError as exc:
             self._ready.set_exception(exc)
             return

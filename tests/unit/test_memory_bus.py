@@ -1,0 +1,69 @@
+"""A bus without a server does what a bus with one does."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from deltabus import TaskCancelled, TaskFailed, TaskNotFound
+from deltabus.events import Completed, Delta, Started
+from deltabus.settings import load
+from deltabus.testing import check_events, memory_bus
+
+
+def test_a_task_streams_and_completes() -> None:
+    with memory_bus() as bus:
+        task = bus.chat(messages="hello brave new world")
+        assert "".join(task.text()) == "hello brave new world"
+        assert task.result(timeout=30)["choices"][0]["message"]["content"] == "hello brave new world"
+        assert task.status().state == "completed"
+
+
+def test_a_late_subscriber_sees_every_event() -> None:
+    with memory_bus() as bus:
+        task = bus.chat(messages="hello", echo={"words": 20})
+        task.result(timeout=30)
+        events = list(task.events())
+    check_events(events)
+    assert isinstance(events[0], Started)
+    assert any(isinstance(event, Delta) for event in events)
+    assert isinstance(events[-1], Completed)
+
+
+def test_it_is_the_same_for_asyncio() -> None:
+    async def main() -> str:
+        async with memory_bus() as bus:
+            tasks = [await bus.chat(messages=f"number {n}") for n in range(20)]
+            results = await asyncio.gather(*(task.result(timeout=30) for task in tasks))
+            return " ".join(result["choices"][0]["message"]["content"] for result in results)
+
+    assert asyncio.run(main()) == " ".join(f"number {n}" for n in range(20))
+
+
+def test_failures_and_cancels_are_raised() -> None:
+    with memory_bus(replace(load(environ={}), max_retries=0)) as bus:
+        with pytest.raises(TaskFailed, match="rate_limited"):
+            bus.chat(messages="hello", echo={"error": "rate_limited", "fail_after": 1}).result(timeout=30)
+        task = bus.chat(messages="hello", echo={"words": 9, "stall_after": 2})
+        next(task.text())
+        assert task.cancel("enough")
+        with pytest.raises(TaskCancelled, match="enough"):
+            task.result(timeout=30)
+        with pytest.raises(TaskNotFound):
+            bus.task("nobody-knows-it").result(timeout=30)
+
+
+def test_two_of_them_do_not_know_each_other() -> None:
+    with memory_bus() as one, memory_bus() as other:
+        task = one.chat(messages="hello")
+        task.result(timeout=30)
+        with pytest.raises(TaskNotFound):
+            other.task(task.id).result(timeout=30)
+
+
+def test_leaving_does_not_wait_for_what_runs() -> None:
+    with memory_bus() as bus:
+        task = bus.chat(messages="hello", echo={"words": 9, "stall_after": 2})
+        next(task.text())
