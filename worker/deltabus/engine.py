@@ -111,8 +111,8 @@ class Run:
     failures: int = 0
     #: The worker can park a task that has long to wait.
     may_park: bool = False
-    #: RQ will run the job again if it fails (`retry=Retry(…)`).
-    retried_by_rq: bool = False
+    #: Seconds after which RQ runs the job again if it fails (`retry=Retry(…)`); None: it does not.
+    rq_retries_in: float | None = None
     #: Whether RQ has recorded this ending: then the job was requeued on purpose, and a new round begins.
     is_booked: Callable[[Terminal], Awaitable[bool]] | None = None
     interrupted: DeltabusError | None = None
@@ -233,7 +233,7 @@ class Engine:
         )
         if isinstance(decision, Fail):
             log.info("attempt failed", task=run.task, code=error.code, retry=False, why=decision.why)
-            if run.retried_by_rq:
+            if run.rq_retries_in is not None:
                 return LeftToRQ(error.info)
             partial = context.partial() if context.partial is not None else None
             return Failed(task=run.task, at=time.time(), error=error.info, partial=partial)
@@ -266,7 +266,8 @@ class Engine:
         if isinstance(verdict, HandBack):
             await attempt.emit(Retrying(task=run.task, at=now, reason=str(verdict)))
         elif isinstance(verdict, LeftToRQ):
-            await attempt.emit(Retrying(task=run.task, at=now, reason="RQ retries the job", error=verdict.error))
+            reason, delay = "RQ retries the job", run.rq_retries_in or 0.0
+            await attempt.emit(Retrying(task=run.task, at=now, reason=reason, error=verdict.error, delay=delay))
         else:
             reason = verdict.error.code
             await attempt.emit(Retrying(task=run.task, at=now, reason=reason, error=verdict.error, delay=verdict.delay))

@@ -132,6 +132,13 @@ class Ledger:
         # RQ leaves the dependents of a cancelled job where they are.
         return await self._submit(execution.key, ["running", ""], pipeline)
 
+    async def forget(self, job: BusJob, execution: Execution) -> Outcome:
+        """Record that a job whose hash was deleted does not run any more."""
+        pipeline = self._recorder()
+        job._status = JobStatus.CANCELED  # noqa: SLF001
+        execution.delete(job, pipeline)
+        return await self._submit(execution.key, ["running", ""], pipeline)
+
     async def hand_back(self, job: BusJob, execution: Execution, queue_key: str, *, lost: bool = False) -> Outcome:
         """Put a running job back to the front of its queue, as if it had not been taken; `lost` counts it."""
         pipeline = self._recorder()

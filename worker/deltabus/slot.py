@@ -13,8 +13,9 @@ import structlog
 from redis import Redis as SyncRedis
 from redis.exceptions import RedisError
 from rq.executions import Execution
+from rq.rate_limit import release_slot
 
-from deltabus import jobs
+from deltabus import jobs, tasks
 from deltabus.engine import Context, Ending, Engine, HandBack, LeftToRQ, Parked, Run
 from deltabus.errors import (
     BusError,
@@ -70,6 +71,7 @@ class Slot:
         self._station = station
         self._queue_key = station.queue_keys[taken.queue]
         self._stopped = False
+        self._deleted = False
         self.job = jobs.bare(taken.id, connection=station.connection, queue=taken.queue)
         #: RQ's record of the job's running, once it is written.
         self.execution: Execution | None = None
@@ -98,6 +100,11 @@ class Slot:
     def cancel(self, reason: str | None) -> None:
         """End the task as `cancelled`."""
         self._run.interrupt(CancelRequested(reason))
+
+    def forget(self) -> None:
+        """End the task as `cancelled`; RQ's record of the job has been deleted, and is not written anew."""
+        self._deleted = True
+        self._run.interrupt(CancelRequested("the job was deleted"))
 
     def stop(self) -> None:
         """End the task as RQ's stop command wants it: `cancelled` on the log, stopped in RQ's records."""
@@ -161,7 +168,7 @@ class Slot:
         run.handler = jobs.handler(job)
         run.timeout = run.timeout if job.timeout is None else float(job.timeout)
         run.result_ttl = job.result_ttl
-        run.retried_by_rq = job.should_retry
+        run.rq_retries_in = job.get_retry_interval() if job.should_retry else None
         run.failures = int(taken.fields.get(FAILURES_FIELD.encode(), b"0"))
 
     async def _perform(self) -> Ending:
@@ -202,7 +209,9 @@ class Slot:
             if self._stopped:
                 await self._by_rq(books.book_stopped, job, execution)
             else:
-                await ledger.cancel(job, execution)
+                await (ledger.forget if self._deleted else ledger.cancel)(job, execution)
+                if job.rate_limit_key:
+                    await self._by_rq(release_slot, job)
         elif isinstance(ending, LeftToRQ):
             await self._by_rq(books.book_failure, job, execution, ending.error)
         elif isinstance(ending, Parked):
@@ -214,8 +223,7 @@ class Slot:
         await asyncio.get_running_loop().run_in_executor(self._station.bookkeepers, book, *args)
 
     async def _is_booked(self, event: Terminal) -> bool:
-        result = await asyncio.to_thread(self.job.latest_result)
-        return result is not None and result.execution_id == event.execution
+        return await asyncio.to_thread(tasks.is_booked, self.job, event)
 
 
 async def _no_handler(_: Context) -> Any:

@@ -6,6 +6,7 @@ then it brings a loop, a log and providers of its own along, for one task at a t
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
@@ -110,8 +111,8 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
                     ends_at=_ends_at(job),
                     worker=job.worker_name or "rq",
                     execution=_execution(job),
-                    retried_by_rq=job.should_retry,
-                    is_booked=lambda event: _is_booked(job, event),
+                    rq_retries_in=job.get_retry_interval() if job.should_retry else None,
+                    is_booked=lambda event: asyncio.to_thread(is_booked, job, event),
                 )
             )
         finally:
@@ -139,6 +140,10 @@ def _execution(job: Job) -> str | None:
     return executions[-1].id if executions else None
 
 
-async def _is_booked(job: Job, event: Terminal) -> bool:
+def is_booked(job: Job, event: Terminal) -> bool:
+    """Whether RQ has recorded this ending of the job, so that being there again means a new round. Blocks."""
     result = job.latest_result()
-    return result is not None and result.execution_id == event.execution
+    if result is not None and result.execution_id == event.execution:
+        return True
+    # A repetition may find no result of the round before: it was not to be kept, or has expired.
+    return job.repeats_left is not None and job.ended_at is not None and job.ended_at.timestamp() >= event.at

@@ -136,7 +136,7 @@ class Vigil:
         running = []
         for slot, status in zip(slots, statuses, strict=True):
             if status is None:
-                slot.cancel("the job was deleted")
+                slot.forget()
             elif status == JobStatus.CANCELED:
                 slot.cancel("cancelled through RQ")
             elif slot.execution is not None:
