@@ -11,6 +11,7 @@ if (!task) {
   process.exit(2);
 }
 const log = `deltabus:{${task}}:log`;
+const job = `${process.env.RQ_KEY_PREFIX ?? "rq"}:job:${task}`;
 const redis = createClient({ url: process.env.REDIS_URL });
 const live = redis.duplicate();
 for (const client of [redis, live]) client.on("error", (error) => console.error(`redis: ${error.message}`));
@@ -47,9 +48,9 @@ await live.subscribe(`deltabus:{${task}}:events`, onMessage); // subscribe, then
 live.on("ready", () => readLog()); // connected again: messages may have been missed
 const quiet = setInterval(() => readLog(), 15_000); // a silent connection may be a dead one
 await readLog();
-const status = await redis.hGet(`${process.env.RQ_KEY_PREFIX ?? "rq"}:job:${task}`, "status");
-if (!(await redis.exists(log)) && (status === null || OVER.includes(status)))
-  settle(status ? `${status}, and its log has expired` : "unknown task");
+const status = await redis.hGet(job, "status"); // before asking for the log: the task may end in between
+if (!(await redis.exists([log, job]))) settle("unknown task");
+else if (OVER.includes(status) && !(await redis.exists(log))) settle(`${status}, and its log has expired`);
 
 const end = await outcome;
 clearInterval(quiet);

@@ -42,7 +42,8 @@ def render(schema: dict[str, Any]) -> str:
 def envelope_schema() -> dict[str, Any]:
     """What a job carries."""
     _, components = msgspec.json.schema_components([envelope.Envelope])
-    schema = _described(components["Envelope"], envelope.Envelope)
+    schema = _described(components.pop("Envelope"), envelope.Envelope)
+    components["RetryOptions"] = _described(components["RetryOptions"], envelope.RetryOptions)
     fields = schema["properties"]
     fields["v"] = {"const": envelope.VERSION, "default": envelope.VERSION}
     _string_rule(fields["reply_to"], envelope._CHANNEL.pattern)  # noqa: SLF001 - the rule has one home
@@ -52,7 +53,7 @@ def envelope_schema() -> dict[str, Any]:
         "not": {"pattern": _whole("|".join(_any_case(name) for name in sorted(envelope.FORBIDDEN_HEADERS)))},
     }
     fields["headers"]["additionalProperties"]["pattern"] = _whole(envelope._HEADER_VALUE.pattern)  # noqa: SLF001
-    return {"$schema": DIALECT, "$id": "urn:deltabus:v1:envelope", **schema}
+    return {"$schema": DIALECT, "$id": "urn:deltabus:v1:envelope", **schema, "$defs": components}
 
 
 def event_schema() -> dict[str, Any]:

@@ -181,6 +181,17 @@ def test_a_job_from_node_is_whole_to_rqs_eyes(stage, node):
     assert re.search(r"chat .* 1, 0 executing, 0 finished, 0 failed", shown), shown
 
 
+@pytest.mark.parametrize("kind", WORKERS)
+def test_a_job_may_have_no_field_but_its_data(stage, node, kind):
+    request = {"messages": [{"role": "user", "content": PROMPT}]}
+    stage.redis.hset("rq:job:bare", "data", json.dumps(["deltabus.tasks.chat", None, [{"request": request}], {}]))
+    stage.redis.sadd("rq:queues", "rq:queue:chat")
+    stage.redis.rpush("rq:queue:chat", "bare")
+    stage.start_worker(kind)
+
+    assert ended(stage.start([*node("subscriber.mjs"), "bare"])) == stage.log("bare")
+
+
 def test_producers_keep_to_rqs_prefix(stage, node):
     for command in (node("producer.mjs"), [sys.executable, EXAMPLES / "producer.py"]):
         task = stage.produce(command, RQ_KEY_PREFIX="other")

@@ -7,16 +7,19 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from documents import blocks
 from processes import DELTABUS, PATIENCE, Background, environ
 from redis.connection import Connection
 
-from deltabus import keys
+from deltabus import events, keys
 from deltabus.embedded import EmbeddedRedis
+from deltabus.envelope import Envelope
+from deltabus.errors import TaskError
 
 DOCUMENT = Path(__file__).parents[2] / "ops" / "protocol.md"
 
@@ -100,6 +103,27 @@ def test_the_protocols_document_can_be_typed_as_it_stands(worker):
     for each in terminals.values():
         each.close()
     assert done > 20
+
+
+def first_column(heading: str) -> list[str]:
+    """What the table under a heading lists."""
+    section = DOCUMENT.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)
+
+
+def test_it_lists_every_field_event_and_code():
+    assert set(first_column("The envelope")) == {field.name for field in msgspec.structs.fields(Envelope)}
+    assert first_column("Events") == [kind.__struct_config__.tag for kind in get_args(events.AnyEvent)]
+    listed = re.search(r"The codes: (.*?)\.\n", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert listed
+    assert set(re.findall(r"`(\w+)`", listed[1])) == {kind.code for kind in TaskError.__subclasses__()}
+
+
+def test_it_lists_every_key_and_channel():
+    names = [keys.log("<task>"), keys.cancel("<task>"), keys.events("<task>"), keys.results("<queue>")]
+    names += [keys.CANCEL_CHANNEL, keys.WORKERS]
+
+    assert {name for name in first_column("Keys and channels") if name.startswith(keys.PREFIX)} == set(names)
 
 
 @pytest.mark.parametrize("name", re.findall(r"\]\((?!https?:)([^)#]+)\)", DOCUMENT.read_text(encoding="utf-8")))

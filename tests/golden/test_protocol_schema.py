@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ FULL: dict[str, Any] = {
     "request": REQUEST,
     "deadline": 1763777777.0,
     "timeout": 120,
+    "retry": {"max": 2, "after_delta": "fail"},
     "reply_to": "svc-a:replies",
     "tenant": "acme",
     "headers": {"X-Team": "search"},
@@ -42,6 +44,9 @@ BAD_ENVELOPES: dict[str, Any] = {
     "no time at all": {"request": REQUEST, "timeout": 0},
     "channel with a space": {"request": REQUEST, "reply_to": "a b"},
     "empty channel": {"request": REQUEST, "reply_to": ""},
+    "fewer than no retries": {"request": REQUEST, "retry": {"max": -1}},
+    "an unknown policy": {"request": REQUEST, "retry": {"after_delta": "hope"}},
+    "a retry field that does not exist": {"request": REQUEST, "retry": {"tries": 1}},
     "credentials": {"request": REQUEST, "headers": {"authorization": "Bearer x"}},
     "credentials, shouted": {"request": REQUEST, "headers": {"X-API-KEY": "x"}},
     "header name with a space": {"request": REQUEST, "headers": {"X Team": "x"}},
@@ -111,6 +116,13 @@ def test_an_envelope_that_the_worker_refuses_is_not_valid(value):
         envelope.parse(value)
 
     assert not validator("envelope.json").is_valid(value)
+
+
+@pytest.mark.parametrize("name", ["envelope.json", "event.json"])
+def test_every_reference_leads_somewhere(name):
+    text = (SCHEMA / name).read_text(encoding="utf-8")
+
+    assert set(re.findall(r'"\$ref": "#/\$defs/(\w+)"', text)) == set(json.loads(text)["$defs"])
 
 
 def test_the_schema_knows_every_event_and_no_other():
