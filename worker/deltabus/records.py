@@ -12,6 +12,7 @@ import zlib
 from typing import Any, Final, Literal
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from deltabus import keys
 from deltabus.commit import GroupCommit, pack_command
@@ -146,15 +147,18 @@ class Records:
         self._names = names
 
     async def read(self, task: str) -> Record | None:
-        """RQ's record of a task; None: RQ knows nothing of it."""
+        """RQ's record of a task; None: RQ knows nothing of it.
+
+        Raises:
+            BusError: a key of RQ's is of another type.
+        """
         names = self._names
-        status, origin, data, ttl = await self._commit.call(
-            pack_command(b"HMGET", names.job(task), b"status", b"origin", b"data", b"result_ttl")
-        )
+        wanted = (b"status", b"origin", b"data", b"result_ttl")
+        status, origin, data, ttl = await self._call(task, b"HMGET", names.job(task), *wanted)
         state = _STATES.get((status or b"").decode(errors="replace"))
         results: list[Any] = []
         if state in {None, "completed", "failed"}:
-            results = await self._commit.call(pack_command(b"XREVRANGE", names.results(task), b"+", b"-", b"COUNT", 1))
+            results = await self._call(task, b"XREVRANGE", names.results(task), b"+", b"-", b"COUNT", 1)
         fields, at = None, 0.0
         for entry, pairs in results:
             fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
@@ -173,6 +177,12 @@ class Records:
             result=fields,
             result_at=at,
         )
+
+    async def _call(self, task: str, *command: bytes | int) -> Any:
+        try:
+            return await self._commit.call(pack_command(*command))
+        except ResponseError as exc:
+            raise BusError(f"Redis refuses to read RQ's records of task {task}: {exc}") from exc
 
 
 def _json(data: bytes) -> Any:
