@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from dataclasses import replace
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar, cast
 
@@ -21,7 +22,7 @@ import redis.asyncio
 
 from deltabus.bus import AsyncBus, AsyncTask
 from deltabus.portal import portal
-from deltabus.settings import Settings
+from deltabus.settings import Settings, load
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -109,9 +110,11 @@ class Bus:
         settings: Settings | None = None,
         client: redis.asyncio.Redis | None = None,
     ) -> None:
-        self._make = functools.partial(AsyncBus, url, queue=queue, settings=settings, client=client)
-        #: By process: what a forked child inherits shares the parent's sockets, and must be neither used nor closed.
-        self._by_process = {os.getpid(): self._make()}
+        settings = load() if settings is None else settings
+        settings = settings if url is None else replace(settings, redis_url=url)
+        self._make = functools.partial(AsyncBus, queue=queue, settings=settings, client=client)
+        # By process: what a forked child inherits shares the parent's sockets, and must be neither used nor closed.
+        self._by_process: dict[int, AsyncBus] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +126,10 @@ class Bus:
 
     def close(self) -> None:
         """Close the connections. Whoever still follows a task gets `BusUnavailable`."""
-        _run(self._here().aclose())
+        bus = self._by_process.pop(os.getpid(), None)
+        if bus is not None:
+            _run(bus.aclose())
+            portal().closers.remove(bus.aclose)
 
     chat = _sends(AsyncBus.chat)
     chat_many = _sends_many(AsyncBus.chat_many)
@@ -137,5 +143,6 @@ class Bus:
     def _here(self) -> AsyncBus:
         process = os.getpid()
         if process not in self._by_process:
-            self._by_process[process] = self._make()
+            bus = self._by_process[process] = self._make()
+            portal().closers.append(bus.aclose)
         return self._by_process[process]

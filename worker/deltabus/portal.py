@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +28,8 @@ class Portal:
         self._thread = threading.Thread(target=self._loop.run_forever, name="deltabus", daemon=True)
         self._thread.start()
         self._stopped = False
+        #: What is to be closed before the loop ends with the process.
+        self.closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
         atexit.register(self._stop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -49,19 +51,18 @@ class Portal:
         if self.pid != os.getpid():
             return
         self._stopped = True
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop)
         self._thread.join(EXIT_TIMEOUT)
         if not self._thread.is_alive():
             self._loop.close()
 
-
-async def _cancel_all() -> None:
-    loop = asyncio.get_running_loop()
-    tasks = asyncio.all_tasks(loop) - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    loop.call_soon(loop.stop)
+    async def _end(self) -> None:
+        await asyncio.gather(*(close() for close in self.closers), return_exceptions=True)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._loop.call_soon(self._loop.stop)
 
 
 _portals: list[Portal] = []
