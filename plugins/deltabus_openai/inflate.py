@@ -31,7 +31,8 @@ class Inflater:
             )
         # 32: gzip or zlib, whichever the header says (zlib's manual, inflateInit2).
         self._zlib = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        self._started = False
+        #: Nothing but the header decides; `deflate` may lack one.
+        self._started = encoding != "deflate"
         self._input = b""
 
     def push(self, data: bytes) -> None:

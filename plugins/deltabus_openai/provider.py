@@ -50,7 +50,7 @@ class OpenAIProvider(Provider):
         self._models_url = self._config.endpoint.url("models")
         self._headers = _fixed_headers(self._config)
         self._transport: Transport | None = None
-        self._drains: set[asyncio.Task[None]] = set()
+        self._drains: dict[asyncio.Task[None], Exchange] = {}
 
     def __repr__(self) -> str:
         return f"OpenAIProvider({self._name!r}, base_url={self._config.endpoint.root!r})"
@@ -102,9 +102,12 @@ class OpenAIProvider(Provider):
                 await exchange.aclose()
 
     async def aclose(self) -> None:
-        for drain in self._drains:
+        drains = dict(self._drains)
+        for drain in drains:
             drain.cancel()
-        await asyncio.gather(*self._drains, return_exceptions=True)
+        await asyncio.gather(*drains, return_exceptions=True)
+        for exchange in drains.values():
+            await exchange.aclose()  # A task that is cancelled before its first step closes nothing.
         if self._transport is not None:
             await self._transport.aclose()
             self._transport = None
@@ -137,8 +140,8 @@ class OpenAIProvider(Provider):
     def _drain(self, exchange: Exchange) -> None:
         """Read the end of a body in the background: nobody waits for it, and the connection can be used again."""
         task = asyncio.create_task(_drained(exchange))
-        self._drains.add(task)
-        task.add_done_callback(self._drains.discard)
+        self._drains[task] = exchange
+        task.add_done_callback(self._drains.pop)
 
 
 def _fixed_headers(settings: config.Config) -> dict[str, str]:

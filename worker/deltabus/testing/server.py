@@ -262,7 +262,10 @@ class _Connection(asyncio.Protocol):
     async def _send(self, data: bytes) -> None:
         assert self._transport is not None
         await self._writable.wait()
+        if self._transport.is_closing():
+            await asyncio.Event().wait()  # Ends when the connection is lost.
         self._transport.write(data)
+        await asyncio.sleep(0)  # Let the loop send it, and see whether the client is still there.
 
     async def _until(self, end: bytes) -> bytes:
         while (place := self._input.find(end)) < 0:
