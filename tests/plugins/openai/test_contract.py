@@ -2,91 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from deltabus.testing import Action, Case, ProviderContract, Reply, Request, ScriptedServer
+from deltabus.testing import Case, ProviderContract
+from deltabus.testing.server import Action, Reply, Request, ScriptedServer
 from deltabus_openai import OpenAIProvider
 
-TEXT = "every word, in order"
-KEY = "sk-contract-0123456789"
+WORDS = ["every ", "word, ", "in ", "order"]
+TEXT = "".join(WORDS)
+SECRET = "contract-key-0123456789"
+
+#: What makes each code: status, and the error's `code`.
+REFUSALS: Mapping[str, tuple[int, str | None]] = {
+    "invalid_request": (400, None),
+    "authentication": (401, "invalid_api_key"),
+    "permission": (403, None),
+    "not_found": (404, "model_not_found"),
+    "rate_limited": (429, "rate_limit_exceeded"),
+    "quota_exhausted": (429, "insufficient_quota"),
+    "provider_unavailable": (503, None),
+    "provider_timeout": (408, None),
+    "provider_protocol": (302, None),
+    "payload_too_large": (413, None),
+    "unsupported": (501, None),
+}
 
 
-def chunk(content: str | None = None, finish_reason: str | None = None) -> dict[str, Any]:
-    delta = {} if content is None else {"content": content}
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion.chunk",
-        "created": 1,
-        "model": "m",
-        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
-    }
+def chunk(content: str, finish: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": content}, "logprobs": None, "finish_reason": finish}
+    return {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
 
 
 def answer(request: Request) -> Reply:
     if request.method == "GET":
-        return Reply.json({"object": "list", "data": [{"id": "m", "object": "model"}]})
+        return Reply.json({"object": "list", "data": [{"id": "m"}]})
     if request.json()["stream"]:
-        words = [chunk(word) for word in ("every", " word,", " in", " order")]
-        return Reply.sse(*words, chunk(finish_reason="stop"))
+        return Reply.sse(*map(chunk, WORDS), chunk("", "stop"))
     message = {"role": "assistant", "content": TEXT}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    return Reply.json({"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices})
-
-
-def refusal(status: int, code: str | None = None) -> Reply:
-    # Servers have been seen to quote what they were sent.
-    error = {"message": f"not with the key {KEY}", "type": None, "param": None, "code": code}
-    return Reply.json({"error": error}, status)
-
-
-REFUSALS = {
-    "authentication": refusal(401),
-    "invalid_request": refusal(400),
-    "not_found": refusal(404),
-    "payload_too_large": refusal(413),
-    "permission": refusal(403),
-    "provider_protocol": Reply(body=[f"<html>welcome {KEY}</html>".encode()]),
-    "provider_timeout": refusal(408),
-    "provider_unavailable": refusal(503),
-    "quota_exhausted": refusal(429, "insufficient_quota"),
-    "rate_limited": refusal(429),
-    "unsupported": refusal(501),
-}
+    return Reply.json({"id": "1", "object": "chat.completion", "choices": choices})
 
 
 class TestOpenAI(ProviderContract):
     plugin = OpenAIProvider
-    secret = KEY
+    secret = SECRET
     codes = tuple(REFUSALS)
 
-    def settings(self, base_url: str = "http://127.0.0.1:1/v1") -> dict[str, Any]:
-        return {"base_url": base_url, "api_key": KEY}
+    def settings(self) -> dict[str, Any]:
+        return {"base_url": "http://127.0.0.1:1", "api_key": SECRET, "timeouts": {"connect": 5}}
 
     @asynccontextmanager
-    async def serving(self, reply: Any) -> AsyncIterator[Case]:
-        with ScriptedServer(default=reply) as server:
+    async def serving(self, default: Reply | Callable[[Request], Reply]) -> AsyncIterator[Case]:
+        with ScriptedServer(default=default) as server:
+
+            async def closed() -> None:
+                await server.requests[0].closed.happened()
+
             yield Case(
-                provider=OpenAIProvider("kit", self.settings(f"{server.url}/v1")),
-                request={"model": "m", "messages": [{"role": "user", "content": "hello"}]},
+                provider=OpenAIProvider("kit", {**self.settings(), "base_url": server.url}),
+                request={"model": "m", "messages": [{"role": "user", "content": "hi"}]},
                 text=TEXT,
                 arrived=server.received(1).happened,
-                # The request is there by then, not yet.
-                closed=lambda: server.requests[0].closed.happened(),  # noqa: PLW0108
+                closed=closed,
             )
 
-    def answering(self):
+    def answering(self) -> Any:
         return self.serving(answer)
 
-    def pausing(self):
-        return self.serving(Reply.sse(chunk("every"), Action.HANG))
+    def pausing(self) -> Any:
+        return self.serving(Reply.sse(chunk("every "), Action.HANG))
 
-    def silent(self):
+    def silent(self) -> Any:
         return self.serving(Reply.raw(Action.HANG))
 
-    def breaking_off(self):
-        return self.serving(Reply.sse(chunk("every"), done=False))
+    def breaking_off(self) -> Any:
+        return self.serving(Reply.sse(chunk("every "), done=False))
 
-    def failing(self, code):
-        return self.serving(REFUSALS[code])
+    def failing(self, code: str) -> Any:
+        status, name = REFUSALS[code]
+        error = {"message": f"no, {SECRET} is not welcome", "type": None, "param": None, "code": name}
+        return self.serving(Reply.json({"error": error}, status))
