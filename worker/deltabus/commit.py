@@ -178,13 +178,12 @@ class GroupCommit:
         """Send what is pending, for at most `FLUSH_TIMEOUT` seconds; then nothing is sent any more."""
         self._closing = True
         self._wake.set()
-        try:
-            async with asyncio.timeout(FLUSH_TIMEOUT):
-                await self._task
-        except TimeoutError:
+        await asyncio.wait({self._task}, timeout=FLUSH_TIMEOUT)
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task})
             self._give_up("it did not answer while the connection was being closed")
-        finally:
-            await self._connection.disconnect()
+        await self._connection.disconnect()
 
     async def _run(self) -> None:
         failures, since = 0, 0.0
