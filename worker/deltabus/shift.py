@@ -91,7 +91,7 @@ class Shift:
     async def run(self) -> int:
         """Work; returns how many jobs were taken."""
         async with self._tools():
-            async with self._vigil.kept():
+            async with self._vigil.kept(self._stop):
                 await self._take_jobs()
                 await self._drain()
             if not self.abandoned:

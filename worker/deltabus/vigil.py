@@ -69,9 +69,9 @@ class Vigil:
         self._rq_leases_due = time.monotonic() + RQ_LEASE_INTERVAL
 
     @contextlib.asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
-        """Keep vigil while the block runs."""
-        await self._get_a_lease()
+    async def kept(self, stopped: asyncio.Event) -> AsyncIterator[None]:
+        """Keep vigil while the block runs. It is entered with a lease, or when the worker is told to stop."""
+        await self._get_a_lease(stopped)
         duties = [asyncio.create_task(duty()) for duty in (self._patrol, self._beat, self._listen, self._maintain)]
         try:
             yield
@@ -90,11 +90,11 @@ class Vigil:
             self._worker._state = status.value  # noqa: SLF001 # set_state() would block the loop
             self._shown = status
 
-    async def _get_a_lease(self) -> None:
-        """Nothing may be taken without one. Whoever waits here is cancelled to stop waiting."""
-        if not await self._patrol_once(born=True):
-            await asyncio.sleep(RECONNECT)
-            await self._get_a_lease()
+    async def _get_a_lease(self, stopped: asyncio.Event) -> None:
+        """Nothing may be taken without one."""
+        while not (stopped.is_set() or await self._patrol_once(born=True)):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), RECONNECT)
 
     async def _patrol(self) -> None:
         while True:
