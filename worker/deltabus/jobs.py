@@ -137,6 +137,18 @@ def bare(job_id: str, *, connection: Redis, queue: str) -> BusJob:
     return job
 
 
+def count(fields: Mapping[bytes, bytes], name: str) -> int:
+    """A number that deltabus keeps in a job's hash; 0 where it is not there.
+
+    Raises:
+        UnreadableJob: it is not a number.
+    """
+    value = fields.get(name.encode(), b"0")
+    if not value.isdigit():
+        raise UnreadableJob(f"the job hash cannot be read: {name} is not a number", [name])
+    return int(value)
+
+
 def argument(job: BusJob) -> Any:
     """The one argument of the job's function.
 
@@ -146,7 +158,7 @@ def argument(job: BusJob) -> Any:
     """
     try:
         call = msgspec.json.decode(job.data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         kind = "a pickle" if job.data[:1] == b"\x80" else f"not JSON ({exc})"
         raise InvalidRequest(
             f"the job's payload is {kind}; enqueue with RQ's JSON serializer: Queue(…, serializer='json')", param="data"

@@ -196,6 +196,7 @@ class Ledger:
         job.ended_at = _now()
         job._status = status  # noqa: SLF001
         pipeline.hset(job.key, mapping={"status": status.value, "ended_at": utcformat(job.ended_at)})
+        pipeline.hdel(job.key, LOST_FIELD, FAILURES_FIELD)  # whoever requeues it begins anew
         if counter:
             pipeline.hincrby(self._worker_key, counter, 1)
         if job.started_at:

@@ -22,6 +22,7 @@ from deltabus.errors import (
     CancelRequested,
     ErrorInfo,
     Fenced,
+    Internal,
     InvalidRequest,
     PayloadTooLarge,
     TaskError,
@@ -85,11 +86,16 @@ class Slot:
             may_park=True,
             is_booked=self._is_booked,
         )
+        self._lost = 0
         self._error: TaskError | None = None
         try:
             self._read(taken)
         except TaskError as error:
             self._error = error
+        except Exception:
+            log.exception("a job could not be read", task=taken.id)
+            self._error = Internal("the job cannot be read; the worker's log has the details")
+        if self._error is not None:
             self.job.retries_left = 0  # it would fail again
 
     @property
@@ -136,12 +142,18 @@ class Slot:
             await self._give_up()
 
     async def _give_up(self) -> None:
-        """Requeue the job, if RQ's records still say that it runs here; usually they do not."""
-        if self.execution is not None:
-            try:
-                await self._station.ledger.hand_back(self.job, self.execution, self._queue_key, lost=True)
-            except (RedisError, BusError):
-                log.exception("a job could not be given back; it waits for this worker to end", task=self.task)
+        """Requeue the job, if RQ's records still say that it runs here; one that was requeued too often is failed."""
+        if self.execution is None:
+            return
+        ledger = self._station.ledger
+        try:
+            if self._lost < self._station.settings.max_deliveries:
+                await ledger.hand_back(self.job, self.execution, self._queue_key, lost=True)
+            else:
+                error = WorkerLost("it cannot be settled on its log; the worker's log has the details")
+                await ledger.fail(self.job, self.execution, error.info)
+        except (RedisError, BusError):
+            log.exception("a job could not be given back; it waits for this worker to end", task=self.task)
 
     def _read(self, taken: Taken) -> None:
         """Make a job of the hash, and a run of the job.
@@ -160,16 +172,16 @@ class Slot:
             taken.id, taken.fields, connection=self._station.connection, queue=taken.queue, max_bytes=limit
         )
         self.job = job
-        lost = int(taken.fields.get(LOST_FIELD.encode(), b"0"))
-        if lost >= self._station.settings.max_deliveries:
-            raise WorkerLost(f"{lost} workers died while they ran this task (`max_deliveries`)")
+        self._lost = jobs.count(taken.fields, LOST_FIELD)
+        if self._lost >= self._station.settings.max_deliveries:
+            raise WorkerLost(f"{self._lost} workers died while they ran this task (`max_deliveries`)")
         run = self._run
         run.argument = jobs.argument(job)
         run.handler = jobs.handler(job)
         run.timeout = run.timeout if job.timeout is None else float(job.timeout)
         run.result_ttl = job.result_ttl
         run.rq_retries_in = job.get_retry_interval() if job.should_retry else None
-        run.failures = int(taken.fields.get(FAILURES_FIELD.encode(), b"0"))
+        run.failures = jobs.count(taken.fields, FAILURES_FIELD)
 
     async def _perform(self) -> Ending:
         if self._error is not None:

@@ -36,6 +36,7 @@ from deltabus import connections, logs
 from deltabus.allowlist import AllowList
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.jobs import BusJob, JSONSerializer
+from deltabus.ledger import FAILURES_FIELD, LOST_FIELD
 from deltabus.queues import BusQueue
 from deltabus.settings import Settings, load
 from deltabus.shift import Shift
@@ -198,6 +199,7 @@ class AsyncWorker(BaseWorker):
     def book_failure(self, job: BusJob, execution: Execution, error: ErrorInfo) -> None:
         """Failure callback, retry or failure record, dependents, rate limit, webhooks: as RQ does it."""
         exc = TaskFailed(job.id, error)
+        self.connection.hdel(job.key, LOST_FIELD, FAILURES_FIELD)  # whoever runs it again begins anew
         self._finalize_failure(job, self._queue(job), execution, (TaskFailed, exc, None))
 
     def book_stopped(self, job: BusJob, execution: Execution) -> None:
