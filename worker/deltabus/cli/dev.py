@@ -95,11 +95,9 @@ def _found(session: Session, url: str) -> bool:
 
 def _say_when_ready(screen: Screen, settings: Settings, found: bool) -> None:
     """Once a worker is there: where things are, and what to type in the other terminal."""
-    screen.wait("starting a worker")
     with connect(settings) as client:
         while not any(state.workers for state in look(client, settings.queues[:1], settings.rq_key_prefix)):
             time.sleep(LOOK_AGAIN)
-    screen.settle()
     export = "" if found else f"  export DELTABUS_REDIS_URL={settings.redis_url}\n"
     screen.answer(
         f"Redis     {settings.redis_url} (private, in memory)\n"

@@ -7,9 +7,10 @@ model is not to move the cursor or set the title. What goes to a file or a pipe 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
 
@@ -33,6 +34,7 @@ class Screen:
     def __init__(self) -> None:
         self._out_is_terminal = sys.stdout.isatty()
         self._err_is_terminal = sys.stderr.isatty()
+        self._one_place = _same_file(sys.stdout, sys.stderr)
         #: The streams whose last line has no end yet.
         self._open: set[str] = set()
         self._status: Status | None = None
@@ -73,8 +75,8 @@ class Screen:
         if not text:
             return
         self.settle()
+        self._end_line("err")
         if self._out_is_terminal:
-            self._end_line("err")
             text = text.translate(_HARMLESS)
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -174,13 +176,21 @@ class Screen:
             self._open.add(stream)
 
     def _end_line(self, stream: str) -> None:
-        """End a line that was begun on the same terminal, so that nothing is glued to it."""
-        if stream not in self._open or not (self._out_is_terminal and self._err_is_terminal):
+        """End a line that was begun in the same place, so that nothing is glued to it."""
+        if stream not in self._open or not self._one_place:
             return
         target = sys.stdout if stream == "out" else sys.stderr
         target.write("\n")
         target.flush()
         self._open.discard(stream)
+
+
+def _same_file(one: TextIO, other: TextIO) -> bool:
+    """Whether both end up in one place: the same terminal, or a pipe by `2>&1`."""
+    try:
+        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+    except OSError:  # Streams that are no files, as in tests.
+        return False
 
 
 class _Log(logging.Handler):

@@ -190,9 +190,9 @@ class _Lines:
         async for event in task.events(after=transcript.cursor):
             pieces = list(transcript.feed(event))
             text = "".join(piece.text for piece in pieces if piece.kind == "text")
-            notes = [piece.text for piece in pieces if piece.kind in {"note", "void"}]
-            detail = " ".join([*([msgspec.json.encode(text).decode()] if text else []), *notes])
             kind = type(event).__name__.lower()
+            notes = [piece.text.removeprefix(kind).lstrip(", ") for piece in pieces if piece.kind in {"note", "void"}]
+            detail = " ".join([*([msgspec.json.encode(text).decode()] if text else []), *notes])
             shown = "end" if event.id == keys.SEAL else event.id
             self._screen.answer(f"{task.id:<{self._width}}  {shown:<8} {kind:<9} {detail}".rstrip() + "\n")
             raise_if_lost(event)
