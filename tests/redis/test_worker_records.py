@@ -176,7 +176,8 @@ def test_stock_workers_write_the_same_events(site, monkeypatch, worker_class):
     site.work(settings=site.settings(retry_delay=0.01))
     theirs = [site.enqueue(script=script) for script in SCRIPTS]
     if worker_class == "rq.Worker":
-        site.rq("worker", "--worker-class", worker_class, "--serializer", "json", "--burst", "chat")
+        with site.process("worker", "--worker-class", worker_class, "--serializer", "json", "--burst", "chat") as rq:
+            assert rq.wait() == 0
     else:
         site.work_simply()
     assert [told(site, job) for job in theirs] == [told(site, job) for job in ours]

@@ -163,7 +163,10 @@ class Engine:
             return _ending(sealed)
 
     async def settle(self, run: Run, event: Terminal) -> Terminal:
-        """Write the ending of a task that has no open attempt; somebody else's, if they were first."""
+        """Write the ending of a task that has no open attempt; returns somebody else's, if they were first.
+
+        Where Redis refuses the log (its key is not a stream), RQ's record alone has to say how the task ended.
+        """
         reply_to = run.argument.get("reply_to") if isinstance(run.argument, dict) else None
         reply_to = reply_to if isinstance(reply_to, str) else None
         try:
@@ -172,6 +175,8 @@ class Engine:
             )
         except Sealed as sealed:
             return _ending(sealed)
+        except Internal as refused:
+            log.error("a task's ending could not be logged", task=run.task, error=refused.message)  # noqa: TRY400
         return event
 
     async def _attempt(self, run: Run, envelope: Envelope) -> Ending | _TryAgain:

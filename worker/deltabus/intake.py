@@ -12,6 +12,7 @@ BLMOVE onto themselves, which changes nothing and only tells that something has 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,7 +21,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from rq.intermediate_queue import IntermediateQueue
-from rq.job import Job
+from rq.job import JOB_ID_PATTERN, Job
 from rq.suspension import WORKERS_SUSPENDED
 
 from deltabus.scripts import TAKE
@@ -30,6 +31,9 @@ BLOCK: Final = 10.0
 
 #: Seconds beyond `BLOCK` after which a silent connection is taken for dead.
 GRACE: Final = 5.0
+
+# RQ's rule (`rq.job.JOB_ID_PATTERN`), for bytes.
+_JOB_ID: Final = re.compile(JOB_ID_PATTERN.pattern.encode())
 
 log = structlog.get_logger("deltabus.intake")
 
@@ -106,7 +110,14 @@ class Intake:
         suspended, broken, jobs = await self._take(keys=keys, args=args)
         self.suspended = bool(suspended)
         self._report(frozenset(names[number - 1] for number in broken))
-        taken = [_taken(names[number - 1], job_id, content) for number, job_id, content in jobs]
+        taken = []
+        for number, job_id, content in jobs:
+            name = names[number - 1]
+            if _JOB_ID.fullmatch(job_id):
+                taken.append(_taken(name, job_id, content))
+            else:
+                log.error("dropped what is not the id of a job", queue=name, id=repr(job_id[:100]))
+                await self._redis.lrem(self._intermediate(name), 1, job_id)
         if (self.suspended or self._stopped.is_set()) and taken:
             await self.give_back(taken)
             return []
@@ -195,4 +206,4 @@ class _Wait:
 def _taken(queue: str, job_id: bytes, content: Any) -> Taken:
     if isinstance(content, int):
         return Taken(queue, job_id.decode(), {}, oversize=content)
-    return Taken(queue, job_id.decode(errors="replace"), dict(zip(content[::2], content[1::2], strict=True)))
+    return Taken(queue, job_id.decode(), dict(zip(content[::2], content[1::2], strict=True)))

@@ -18,11 +18,15 @@ from rq.job import Job, JobStatus
 from deltabus.allowlist import AllowList
 from deltabus.engine import Handler
 from deltabus.errors import InvalidRequest, PayloadTooLarge, UnknownTask
+from deltabus.settings import Settings
 
 log = structlog.get_logger("deltabus.jobs")
 
 #: Stands in for a payload that there is not.
 NO_CALL: Final = b'["", null, [], {}]'
+
+#: Seconds: no time in a job may be longer. It is more than thirty years, and less than what timers can count.
+LONGEST: Final = 10**9
 
 
 class JSONSerializer:
@@ -40,18 +44,31 @@ class JSONSerializer:
 
 
 class UnreadableJob(InvalidRequest):
-    """RQ cannot make a job of the hash; `fields` are why."""
+    """RQ cannot make a job of the hash; `fields` are why, as Redis has their names."""
 
-    def __init__(self, message: str, fields: Sequence[str]) -> None:
-        super().__init__(message, param=fields[0] if fields else None)
+    def __init__(self, message: str, fields: Sequence[bytes] = ()) -> None:
+        super().__init__(message, param=fields[0].decode(errors="replace") if fields else None)
         self.fields = fields
 
 
 class BusJob(Job):
     """A job whose function, callbacks and webhooks come from the allow-list or not at all."""
 
-    #: Set once by the worker, before any job is restored: RQ constructs jobs in many places.
+    # Both are set once by the worker, before any job is restored: RQ constructs jobs in many places.
     allow: ClassVar[AllowList] = AllowList()
+    #: Largest payload that is unpacked, in bytes.
+    max_bytes: ClassVar[int] = Settings().max_request_bytes
+
+    #: The payload was larger than that, and has been left out.
+    is_oversize = False
+
+    def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
+        """See `Job.restore`. A payload is unpacked once, and a bomb is not."""
+        packed = raw_data.get(b"data", b"")
+        super().restore({**raw_data, b"data": b""})
+        plain = _inflate(packed, self.max_bytes)
+        self.is_oversize = plain is None
+        self.data = NO_CALL if plain is None else plain
 
     @property
     def func(self) -> Callable[..., Any]:
@@ -104,27 +121,26 @@ class BusJob(Job):
         )
 
 
-def restore(job_id: str, fields: Mapping[bytes, bytes], *, connection: Redis, queue: str, max_bytes: int) -> BusJob:
+def restore(job_id: str, fields: Mapping[bytes, bytes], *, connection: Redis, queue: str) -> BusJob:
     """A job from its hash.
 
     Args:
         queue: name of the queue that held the job; stands in where the hash has no `origin`.
-        max_bytes: largest payload, uncompressed.
 
     Raises:
         UnreadableJob: a field is missing or broken.
-        PayloadTooLarge: the payload is over `max_bytes`.
     """
     job = bare(job_id, connection=connection, queue=queue)
     if b"data" not in fields:
-        raise UnreadableJob("the job hash has no `data` field", ["data"])
-    raw = dict(fields)
-    raw[b"data"] = _inflate(raw[b"data"], max_bytes)
+        raise UnreadableJob("the job hash has no `data` field", [b"data"])
     try:
-        job.restore(raw)
+        job.restore(fields)
+        _check_values(job)
     except _UNREADABLE as exc:
-        broken = _broken_fields(raw)
-        raise UnreadableJob(f"the job hash cannot be read: {', '.join(broken)}: {exc}", broken) from exc
+        broken = _broken_fields(fields)
+        names = ", ".join(f"`{name.decode(errors='replace')}`" for name in broken)
+        reason = f": {str(exc)[:200]}" if str(exc) else ""
+        raise UnreadableJob(f"the job hash is not as RQ writes it, in {names or 'its fields'}{reason}", broken) from exc
     job.origin = job.origin or queue
     return job
 
@@ -145,7 +161,7 @@ def count(fields: Mapping[bytes, bytes], name: str) -> int:
     """
     value = fields.get(name.encode(), b"0")
     if not value.isdigit():
-        raise UnreadableJob(f"the job hash cannot be read: {name} is not a number", [name])
+        raise UnreadableJob(f"the job hash is not as RQ writes it, in `{name}`: not a number", [name.encode()])
     return int(value)
 
 
@@ -153,9 +169,12 @@ def argument(job: BusJob) -> Any:
     """The one argument of the job's function.
 
     Raises:
+        PayloadTooLarge: the payload is over `max_request_bytes`.
         InvalidRequest: the payload is not JSON, or not a call with one argument.
         UnknownTask: the function, a callback or a webhook host is not allowed.
     """
+    if job.is_oversize:
+        raise PayloadTooLarge(f"the job's payload is over {job.max_bytes} bytes (`max_request_bytes`)", param="data")
     try:
         call = msgspec.json.decode(job.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -190,32 +209,57 @@ def handler(job: BusJob) -> Handler:
     return cast("Handler", found)
 
 
-def _inflate(data: bytes, limit: int) -> bytes:
-    """RQ compresses payloads; other languages need not. A bomb is not unpacked."""
+def _inflate(data: bytes, limit: int) -> bytes | None:
+    """The payload, which RQ compresses and other languages need not; None where it is over the limit."""
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(data, limit + 1)
     except zlib.error:
         plain = data
-    if len(plain) > limit:
-        raise PayloadTooLarge(f"the job's payload is over {limit} bytes (`max_request_bytes`)", param="data")
-    return plain
+    else:
+        if not inflater.eof and len(plain) <= limit:
+            plain = data  # it only begins as if it were compressed
+    return plain if len(plain) <= limit else None
 
 
-def _broken_fields(fields: Mapping[bytes, bytes]) -> list[str]:
-    """Which fields RQ stumbles over: each is tried alone."""
+def _check_values(job: BusJob) -> None:
+    """What RQ restores without a look, and what it, Redis or a timer would stumble over later.
+
+    Raises:
+        ValueError, TypeError: a value is not of the kind that RQ writes.
+    """
+    durations: list[Any] = [job.timeout, job.result_ttl, job.failure_ttl, job.ttl]
+    durations += [job.success_callback_timeout, job.failure_callback_timeout, job.stopped_callback_timeout]
+    lists: list[Any] = [job.retry_intervals, job.repeat_intervals]
+    for intervals in lists:
+        if not isinstance(intervals, list | None):
+            raise TypeError("intervals must be a list of seconds")
+        durations += intervals or ()
+    if job.retry_intervals == []:
+        raise ValueError("there must be an interval")
+    for seconds in durations:
+        if seconds is not None and (isinstance(seconds, bool) or abs(seconds) > LONGEST):
+            raise ValueError(f"a time must be a number of seconds of at most {LONGEST}")
+    dependencies: Any = job._dependency_ids  # noqa: SLF001
+    if not isinstance(dependencies, list) or not all(isinstance(job_id, str) for job_id in dependencies):
+        raise TypeError("dependencies must be a list of job ids")
+
+
+def _broken_fields(fields: Mapping[bytes, bytes]) -> list[bytes]:
+    """Which fields are why: each is tried alone."""
     broken = []
     for name, value in fields.items():
-        probe = Job("probe", serializer=JSONSerializer, connection=_NO_CONNECTION)
+        probe = BusJob("probe", serializer=JSONSerializer, connection=_NO_CONNECTION)
         try:
-            probe.restore({b"data": b"", name: value})
+            probe.restore({name: value})
+            _check_values(probe)
         except _UNREADABLE:
-            broken.append(name.decode(errors="replace"))
+            broken.append(name)
     return broken
 
 
 #: What RQ's parsing of a hash raises, depending on the field.
-_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, msgspec.MsgspecError)
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, RecursionError)
 
 #: `Job` wants a connection; restoring from a dict never uses it, and an unconnected client never connects.
 _NO_CONNECTION = Redis()

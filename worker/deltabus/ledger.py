@@ -83,7 +83,7 @@ class Ledger:
         outcome = await self._submit(intermediate, ["listed", job.id, job.key, execution.key], pipeline)
         return outcome, execution
 
-    async def mend(self, job: BusJob, broken: Sequence[str]) -> bool:
+    async def mend(self, job: BusJob, broken: Sequence[bytes]) -> bool:
         """Take broken fields out of a job's hash and put in what RQ needs to read it.
 
         Returns:

@@ -167,11 +167,8 @@ class Slot:
                 f"the payload has {taken.oversize} bytes; {limit} are allowed (`max_request_bytes`)", param="data"
             )
         if not taken.fields:
-            raise jobs.UnreadableJob("the queue holds this id, but there is no job hash: it expired or never was", [])
-        job = jobs.restore(
-            taken.id, taken.fields, connection=self._station.connection, queue=taken.queue, max_bytes=limit
-        )
-        self.job = job
+            raise jobs.UnreadableJob("the queue holds this id, but there is no job hash: it expired or never was")
+        self.job = job = jobs.restore(taken.id, taken.fields, connection=self._station.connection, queue=taken.queue)
         self._lost = jobs.count(taken.fields, LOST_FIELD)
         if self._lost >= self._station.settings.max_deliveries:
             raise WorkerLost(f"{self._lost} workers died while they ran this task (`max_deliveries`)")
@@ -192,6 +189,7 @@ class Slot:
         """Make the job's hash readable, so that RQ's tools can show the failure. False: there cannot be a hash."""
         if await self._station.ledger.mend(self.job, error.fields):
             return True
+        error = jobs.UnreadableJob(f"the key `{self.job.key}` is not a hash: RQ did not write it")
         await self._settle(Failed(task=self.task, at=time.time(), error=error.info))
         await self._station.ledger.drop(self.job, self._queue_key)
         return False

@@ -86,7 +86,9 @@ async def chat(context: Context) -> Any:
             await attempt.write(item.raw)
             room -= len(item.raw)
             if room < 0:
-                raise PayloadTooLarge(f"the answer is over {context.settings.max_answer_bytes} bytes")
+                raise PayloadTooLarge(
+                    f"the answer is over {context.settings.max_answer_bytes} bytes (`max_answer_bytes`)"
+                )
     return answer.completion()
 
 

@@ -109,6 +109,7 @@ class AsyncWorker(BaseWorker):
             whether any job was taken.
         """
         BusJob.allow = AllowList(self.settings.webhook_hosts)
+        BusJob.max_bytes = self.settings.max_request_bytes
         self._dequeue_strategy = dequeue_strategy
         self.default_result_ttl = self.result_ttl
         self._configure_logs(logging_level)

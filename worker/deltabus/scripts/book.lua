@@ -10,7 +10,8 @@
 -- ARGV[5..]  commands, each as its number of words and the words
 --
 -- Returns 1 when done. 0: the job is not in that state any more. 2: `listed`, the job was cancelled;
--- `running`, there are dependents. With 0 and 2, no command was carried out.
+-- `running`, there are dependents. With 0 and 2, no command was carried out. Where a command fails, as on a
+-- key of the wrong type, the rest are left out; a `listed` id is back in its list then.
 
 if ARGV[1] == 'listed' then
   if redis.call('LREM', KEYS[1], 1, ARGV[2]) == 0 then
@@ -30,7 +31,13 @@ end
 local i = 5
 while i <= #ARGV do
   local words = tonumber(ARGV[i])
-  redis.call(unpack(ARGV, i + 1, i + words))
+  local reply = redis.pcall(unpack(ARGV, i + 1, i + words))
+  if type(reply) == 'table' and reply.err then
+    if ARGV[1] == 'listed' then
+      redis.call('RPUSH', KEYS[1], ARGV[2])
+    end
+    return reply
+  end
   i = i + words + 1
 end
 return 1

@@ -1,0 +1,192 @@
+"""Job hashes and keys that are not as RQ writes them: named, made readable, failed; and the worker goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rq.job import JobStatus
+
+from deltabus import keys
+from deltabus.events import Completed, Failed
+
+REQUEST = {"messages": [{"role": "user", "content": "the quick brown prompt jumps"}]}
+
+#: Values that RQ (`rq.job.Job.restore`), its records or Redis cannot take in that field.
+BROKEN = {
+    "created_at": [b"yesterday", b"\xff"],
+    "enqueued_at": [b"2026-99-99"],
+    "started_at": [b"\xff"],
+    "ended_at": [b"now"],
+    "last_heartbeat": [b"never"],
+    "origin": [b"\xff"],
+    "worker_name": [b"\xff"],
+    "description": [b"\xff"],
+    "group_id": [b"\xff"],
+    "status": [b"lost", b"\xff"],
+    "timeout": [b"soon", b"\xff", b"9" * 30, b"9" * 400],
+    "result_ttl": [b"1h", b"9" * 30],
+    "failure_ttl": [b"1.5", b"9" * 30],
+    "ttl": [b"x"],
+    "success_callback_name": [b"\xff"],
+    "failure_callback_name": [b"\xff"],
+    "stopped_callback_name": [b"\xff"],
+    "success_callback_timeout": [b"", b"x"],
+    "failure_callback_timeout": [b"x"],
+    "stopped_callback_timeout": [b"x"],
+    "dependency_ids": [b"{", b"\xff", b"5", b"[5]"],
+    "dependency_id": [b"\xff"],
+    "allow_dependency_failures": [b"yes"],
+    "enqueue_at_front": [b"", b"yes"],
+    "number_of_retries": [b"x"],
+    "retries_left": [b"x"],
+    "retry_intervals": [b"[", b"{}", b'["1"]', b"5"],
+    "enqueue_at_front_on_retry": [b"x"],
+    "repeats_left": [b"x"],
+    "repeat_intervals": [b"[", b"5", b'["x"]'],
+    "rate_limit_key": [b"\xff"],
+    "rate_limit_concurrency": [b"x"],
+    "deltabus_lost": [b"x"],
+    "deltabus_failures": [b"x"],
+}
+
+#: Fields over whose values RQ itself passes.
+TOLERATED = {"meta": b"{", "webhooks": b"{", "exc_info": b"\x01", "result": b"{"}
+
+
+def put(site, job_id="j", **fields):
+    """A job as a producer in any language may write it."""
+    data = json.dumps(["deltabus.tasks.chat", None, [{"request": REQUEST}], {}])
+    mapping = {"data": data, "created_at": "2026-01-01T00:00:00Z", "status": "queued", "origin": "chat", **fields}
+    site.redis.hset(f"rq:job:{job_id}", mapping={name: value for name, value in mapping.items() if value is not None})
+    site.redis.sadd("rq:queues", "rq:queue:chat")
+    site.redis.rpush("rq:queue:chat", job_id)
+    return job_id
+
+
+def goes_on(site, *queues):
+    """Whether the worker that meets what was put there completes the next job."""
+    good = site.enqueue(queues[-1] if queues else "chat")
+    site.work(*queues)
+    return isinstance(site.ending(good.id), Completed)
+
+
+@pytest.mark.parametrize("field", BROKEN)
+def test_a_field_that_is_broken_is_named(site, field):
+    others = {"retries_left": 1} if field == "retry_intervals" else {"repeats_left": 1} if "repeat_" in field else {}
+    jobs = [put(site, f"j{at}", **{**others, field: value}) for at, value in enumerate(BROKEN[field])]
+    assert goes_on(site)
+    for job_id in jobs:
+        failed = site.ending(job_id)
+        assert isinstance(failed, Failed)
+        assert (failed.error.code, failed.error.param) == ("invalid_request", field)
+        assert f"`{field}`" in failed.error.message
+        assert site.fetch(job_id).get_status() is JobStatus.FAILED
+        assert failed.error.message in site.fetch(job_id).latest_result().exc_string
+    assert sorted(site.queue().failed_job_registry.get_job_ids()) == jobs
+    assert site.leftovers() == set()
+
+
+@pytest.mark.parametrize("field", TOLERATED)
+def test_a_field_over_which_rq_passes_does_no_harm(site, field):
+    put(site, **{field: TOLERATED[field]})
+    assert goes_on(site)
+    assert isinstance(site.ending("j"), Completed)
+    assert site.fetch("j").get_status() is JobStatus.FINISHED
+
+
+def test_a_field_whose_name_is_not_text(site):
+    put(site)
+    site.redis.hset("rq:job:j", b"\xff\xfe", "x")
+    assert goes_on(site)
+    assert isinstance(site.ending("j"), Failed)
+    assert site.fetch("j").get_status() is JobStatus.FAILED
+
+
+def test_a_hash_with_the_payload_alone_is_enough(site):
+    put(site, created_at=None, status=None, origin=None)
+    assert goes_on(site)
+    assert isinstance(site.ending("j"), Completed)
+    assert site.fetch("j").origin == ""
+    assert "j" in site.queue().finished_job_registry
+
+
+def test_a_hash_without_payload(site):
+    put(site, data=None)
+    assert goes_on(site)
+    failed = site.ending("j")
+    assert (failed.error.code, failed.error.param) == ("invalid_request", "data")
+    assert site.fetch("j").get_status() is JobStatus.FAILED
+
+
+def test_an_id_without_a_hash(site):
+    site.redis.rpush("rq:queue:chat", "ghost")
+    assert goes_on(site)
+    failed = site.ending("ghost")
+    assert failed.error.code == "invalid_request"
+    assert "there is no job hash" in failed.error.message
+    ghost = site.fetch("ghost")
+    assert ghost.get_status() is JobStatus.FAILED
+    assert ghost.id in site.queue().failed_job_registry
+    assert site.redis.ttl(ghost.key) > 0
+    assert site.leftovers() == set()
+
+
+@pytest.mark.parametrize(
+    "job_id", [b"", b"two words", b"a:b", b"\xff\xfe", b"{x}", b"x" * 1000, "ü".encode()], ids=repr
+)
+def test_an_id_that_rq_would_not_have_is_dropped(site, job_id):
+    site.redis.rpush("rq:queue:chat", job_id)
+    assert goes_on(site)
+    assert site.leftovers() == set()
+
+
+def test_a_job_key_that_is_not_a_hash(site):
+    site.redis.set("rq:job:j", "what?")
+    site.redis.rpush("rq:queue:chat", "j")
+    assert goes_on(site)
+    failed = site.ending("j")
+    assert failed.error.code == "invalid_request"
+    assert "not a hash" in failed.error.message
+    assert site.redis.get("rq:job:j") == b"what?"
+    assert site.leftovers() == set()
+
+
+def test_a_queue_key_that_is_not_a_list_is_named_and_the_other_queues_go_on(site, capfd):
+    site.redis.set("rq:queue:first", "what?")
+    with site.worker("first", "second"):
+        one = site.enqueue("second")
+        assert isinstance(site.ending(one.id), Completed)
+        site.redis.delete("rq:queue:first")
+        # The worker looks at it again when something else comes.
+        two = site.enqueue("first")
+        three = site.enqueue("second")
+        assert isinstance(site.ending(two.id), Completed)
+        assert isinstance(site.ending(three.id), Completed)
+    output = capfd.readouterr().err
+    assert "queue key is not a list" in output
+    assert "rq:queue:first" in output
+
+
+def test_a_log_key_that_is_not_a_stream(site):
+    job = site.enqueue()
+    site.redis.set(keys.log(job.id), "what?")
+    assert goes_on(site)
+    assert site.fetch(job).get_status() is JobStatus.FAILED
+    assert "log" in site.fetch(job).latest_result().exc_string
+    assert site.redis.get(keys.log(job.id)) == b"what?"
+    assert site.leftovers() == set()
+
+
+@pytest.mark.parametrize("key", ["rq:wip:chat", "rq:executions:j"])
+def test_a_job_is_in_a_list_even_if_it_cannot_be_started(site, key):
+    """A registry of RQ's of the wrong type: the script that starts the job stops half-way."""
+    site.redis.set(key, "what?")
+    job = site.enqueue(job_id="j")
+    site.work(max_jobs=1)
+    lists = site.redis.lrange("rq:queue:chat", 0, -1) + site.redis.lrange("rq:queue:chat:intermediate", 0, -1)
+    assert lists == [b"j"]
+    site.redis.delete(key)
+    site.redis.rpoplpush("rq:queue:chat:intermediate", "rq:queue:chat")
+    site.work()
+    assert isinstance(site.ending(job.id), Completed)
