@@ -65,7 +65,8 @@ def test_a_retry_with_an_interval_says_when_and_waits_in_the_schedule(site):
 def test_what_would_fail_again_is_not_retried(site):
     """Its log has its ending, so that another round could only repeat it."""
     job = site.queue().enqueue("deltabus.tasks.chat", {"request": {}, "v": 2}, retry=Retry(max=3))
-    site.work()
+    site.make(name="w").work(burst=True)
+    assert site.redis.hget("rq:worker:w", "failed_job_count") == b"1"
     assert site.types(job.id) == ["failed"]
     assert site.fetch(job).get_status() is JobStatus.FAILED
     assert [result.type for result in site.fetch(job).results()] == [Result.Type.FAILED]

@@ -160,14 +160,18 @@ class Shift:
         """Fill free slots, waiting for a slot or a job where there is none. False: there is no reason to go on."""
         if self._max_jobs is not None and self._taken >= self._max_jobs:
             return False
+        # Before the look at the queues: what runs, or ended since, may enqueue something behind it.
+        busy = bool(self._slots)
+        self._slot_freed.clear()
         if (room := self._room()) == 0:
+            await self._vigil.show(WorkerStatus.BUSY)
             await self._a_slot_is_freed()
             return True
         taken = await self._intake.take(room)
         if not taken and self._burst:
-            if not self._slots or self._intake.suspended:
+            if not busy or self._intake.suspended:
                 return False
-            await self._a_slot_is_freed()  # what ran there may have enqueued something
+            await self._a_slot_is_freed()
             return True
         if self._intake.suspended:
             await self._vigil.show(WorkerStatus.SUSPENDED)
@@ -184,12 +188,16 @@ class Shift:
 
     def _room(self) -> int:
         free = self._settings.concurrency - len(self._slots)
+        if self._worker.dequeue_strategy != DequeueStrategy.DEFAULT:
+            free = min(free, 1)  # another queue may be next after each job
         return free if self._max_jobs is None else min(free, self._max_jobs - self._taken)
 
     def _patience(self) -> float:
         """Seconds to wait for a job."""
-        if self._max_idle_time is None or self._slots:
+        if self._max_idle_time is None:
             return BLOCK
+        if self._slots:
+            return self._max_idle_time  # they may end at any moment
         return self._max_idle_time - (time.monotonic() - self._idle_since)
 
     def _fill(self, taken: Taken) -> None:
@@ -207,7 +215,6 @@ class Shift:
         self._slot_freed.set()
 
     async def _a_slot_is_freed(self) -> None:
-        self._slot_freed.clear()
         if not self._stop.is_set():
             await self._slot_freed.wait()
 

@@ -175,7 +175,7 @@ class Slot:
         run = self._run
         run.argument = jobs.argument(job)
         run.handler = jobs.handler(job)
-        run.timeout = run.timeout if job.timeout is None else float(job.timeout)
+        run.timeout = float(job.timeout or run.timeout)
         run.result_ttl = job.result_ttl
         run.rq_retries_in = job.get_retry_interval() if job.should_retry else None
         run.failures = jobs.count(taken.fields, FAILURES_FIELD)
@@ -209,6 +209,7 @@ class Slot:
             ):
                 await self._by_rq(books.book_success, job, execution, ending.result)
         elif isinstance(ending, Failed):
+            job.retries_left = 0  # it is settled: another round could only book it again
             if (
                 not job.is_plain
                 or books.books_every_failure

@@ -118,8 +118,8 @@ class Vigil:
             await asyncio.sleep(self._worker.settings.heartbeat_interval)
 
     async def _beat_once(self) -> None:
-        if self._slots:
-            await self.show(WorkerStatus.BUSY)
+        if self._shown is not WorkerStatus.SUSPENDED:
+            await self.show(WorkerStatus.BUSY if self._slots else WorkerStatus.IDLE)
         pipeline = self._redis.pipeline(transaction=False)
         self._worker.heartbeat(pipeline=pipeline)  # type: ignore[arg-type] # it only composes commands
         created, *_ = await pipeline.execute()

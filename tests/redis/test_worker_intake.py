@@ -1,0 +1,226 @@
+"""Which jobs a worker takes, how many at once, when it leaves, and what it does while there are none."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from rq.suspension import resume, suspend
+from rq.worker import Worker
+from rq.worker.base import WorkerStatus
+
+from deltabus.events import Completed
+
+SHORT = {"words": 3, "interval": 0.005}
+LONG = {"words": 10_000, "interval": 0.02}
+
+
+def order(site, jobs):
+    """The jobs' names, in the order in which they began."""
+    return [name for _, name in sorted((site.log(job.id)[0].at, name) for name, job in jobs.items())]
+
+
+def most_at_once(site, jobs):
+    """How many of these tasks were running at once, at the most."""
+    changes = [(site.log(job.id)[0].at, 1) for job in jobs] + [(site.log(job.id)[-1].at, -1) for job in jobs]
+    running = most = 0
+    for _, change in sorted(changes):
+        running += change
+        most = max(most, running)
+    return most
+
+
+def test_higher_queues_are_emptied_first(site):
+    jobs = {f"{queue}{n}": site.enqueue(queue) for n in range(3) for queue in ("low", "mid", "high")}
+    site.work("high", "mid", "low", settings=site.settings(concurrency=1))
+    assert order(site, jobs) == [f"{queue}{n}" for queue in ("high", "mid", "low") for n in range(3)]
+    assert site.leftovers() == set()
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_worker_that_waits_takes_what_comes_in_the_order_of_its_queues(site, concurrency):
+    with site.worker("high", "mid", "low", settings=site.settings(concurrency=concurrency)) as worker:
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+        # More than it can take at once: the slots are full with what came first.
+        blockers = [site.enqueue("low", script={"words": 40, "interval": 0.005}) for _ in range(concurrency)]
+        for blocker in blockers:
+            site.streams(blocker.id)
+        jobs = {f"{queue}{n}": site.enqueue(queue, script=SHORT) for n in range(3) for queue in ("low", "mid", "high")}
+        for job in jobs.values():
+            assert isinstance(site.ending(job.id), Completed)
+        assert isinstance(site.ending(site.enqueue("low").id), Completed)
+    names = order(site, jobs)
+    if concurrency == 1:
+        assert names == [f"{queue}{n}" for queue in ("high", "mid", "low") for n in range(3)]
+    assert set(names[:3]) == {"high0", "high1", "high2"}
+    assert set(names[-3:]) == {"low0", "low1", "low2"}
+    assert most_at_once(site, [*blockers, *jobs.values()]) == concurrency
+    assert site.leftovers() == set()
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("queue", ["high", "mid", "low"])
+def test_a_worker_that_waits_wakes_for_each_of_its_queues(site, concurrency, queue):
+    with site.worker("high", "mid", "low", settings=site.settings(concurrency=concurrency)) as worker:
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+        jobs = [site.enqueue(queue) for _ in range(5)]
+        for job in jobs:
+            assert isinstance(site.ending(job.id), Completed)
+    assert most_at_once(site, jobs) <= concurrency
+
+
+def test_many_jobs_run_at_once_in_one_process(site):
+    jobs = [site.enqueue(script={"words": 20, "interval": 0.01}) for _ in range(30)]
+    site.work(settings=site.settings(concurrency=30))
+    assert most_at_once(site, jobs) == 30
+
+
+def test_the_jobs_of_a_burst_may_enqueue_others_behind_them(site):
+    first = site.enqueue(script=SHORT)
+    chain = [first]
+    for _ in range(4):
+        chain.append(site.enqueue(depends_on=chain[-1], script=SHORT))
+    assert site.work()
+    assert [type(site.ending(job.id)) for job in chain] == [Completed] * 5
+
+
+def test_work_says_whether_there_was_any(site):
+    assert site.work() is False
+    site.enqueue()
+    assert site.work() is True
+
+
+def test_max_jobs_is_how_many_it_takes(site):
+    jobs = [site.enqueue() for _ in range(5)]
+    site.work(burst=False, max_jobs=3)
+    assert site.queue().get_job_ids() == [job.id for job in jobs[3:]]
+    for job in jobs[:3]:
+        assert isinstance(site.ending(job.id), Completed)
+    assert site.leftovers() == {"rq:queue:chat"}
+
+
+def test_max_idle_time_is_how_long_it_waits(site):
+    job = site.enqueue(script={"words": 20, "interval": 0.01})
+    assert site.work(burst=False, max_idle_time=0.1)
+    assert isinstance(site.ending(job.id), Completed)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_round_robin_takes_from_each_queue_in_turn(site, concurrency):
+    jobs = {f"{queue}{n}": site.enqueue(queue, script=SHORT) for queue in ("a", "b", "c") for n in range(2)}
+    settings = site.settings(concurrency=concurrency)
+    site.work("a", "b", "c", settings=settings, dequeue_strategy="round_robin")
+    assert order(site, jobs) == ["a0", "b0", "c0", "a1", "b1", "c1"]
+
+
+def test_the_random_strategy_takes_everything(site):
+    jobs = [site.enqueue(queue) for queue in ("a", "b", "c") for _ in range(3)]
+    site.work("a", "b", "c", dequeue_strategy="random")
+    assert [type(site.ending(job.id)) for job in jobs] == [Completed] * 9
+
+
+def test_a_suspended_worker_takes_nothing_until_it_is_resumed(site):
+    with site.worker("chat", "file", settings=site.settings(heartbeat_interval=0.1)) as worker:
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+        suspend(site.redis)
+        jobs = [site.enqueue("file"), site.enqueue("chat"), site.enqueue("chat")]
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"suspended")
+        assert site.redis.lrange("rq:queue:chat", 0, -1) == [job.id.encode() for job in jobs[1:]]
+        assert site.redis.lrange("rq:queue:file", 0, -1) == [jobs[0].id.encode()]
+        assert not any(site.log(job.id) for job in jobs)
+        resume(site.redis)
+        for job in jobs:
+            assert isinstance(site.ending(job.id), Completed)
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+
+
+def test_a_suspended_burst_leaves_at_once(site):
+    job = site.enqueue()
+    suspend(site.redis)
+    assert site.work() is False
+    assert site.queue().get_job_ids() == [job.id]
+
+
+def test_rq_sees_the_worker_and_what_it_runs(site):
+    with site.worker("chat", "file", settings=site.settings(heartbeat_interval=0.1)) as worker:
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+        job, other = site.enqueue("file", script=LONG), site.enqueue(script=LONG)
+        site.streams(job.id)
+        site.streams(other.id)
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"busy")
+        (seen,) = Worker.all(connection=site.redis, serializer="json")
+        assert seen.name == worker.name
+        assert seen.pid == os.getpid()
+        assert seen.queue_names() == ["chat", "file"]
+        assert seen.get_state() == WorkerStatus.BUSY
+        assert {run.job_id for run in seen.get_current_executions()} == {job.id, other.id}
+        assert seen.get_current_job().id in {job.id, other.id}
+        assert site.queue("file").started_job_registry.get_job_ids() == [job.id]
+        assert site.fetch(job).worker_name == worker.name
+        info = site.rq("info", "--raw")
+        assert f"worker {worker.name} " in info
+        assert " busy chat, file. jobs: 0 finished, 0 failed" in info
+        assert "queue file 0, 1 executing, 0 finished, 0 failed" in info
+        # The same through our class, as `rq info -w deltabus.worker.AsyncWorker` does it.
+        assert site.rq("info", "--raw", "--worker-class", "deltabus.worker.AsyncWorker") == info
+        for task in (job, other):
+            site.fetch(task).cancel()
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+    assert Worker.all(connection=site.redis) == []
+    assert site.redis.hexists(worker.key, "death")
+
+
+def test_a_worker_that_redis_has_forgotten_comes_back(site):
+    with site.worker(settings=site.settings(heartbeat_interval=0.1)) as worker:
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+        site.redis.delete(worker.key, "rq:workers", "rq:workers:chat")
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+        assert [seen.name for seen in Worker.all(connection=site.redis)] == [worker.name]
+        assert site.redis.ttl(worker.key) > 0
+
+
+def test_a_worker_without_work_asks_redis_for_nothing(site):
+    with site.worker("high", "low", settings=site.settings(heartbeat_interval=0.2)) as worker:
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+        with site.redis.pubsub(ignore_subscribe_messages=True) as changes:
+            changes.subscribe(f"__keyspace@0__:{worker.key}")
+            messages = changes.listen()
+
+            def beats(number):
+                while number:
+                    number -= next(messages)["data"] == b"hset"
+
+            beats(1)
+            site.redis.config_resetstat()
+            beats(3)
+        calls = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in site.redis.info("commandstats").items()}
+    # It is blocked on its queues, and does not look at them.
+    assert not calls.keys() & {"blmove", "lmove", "lpop", "blpop", "hgetall", "client|unblock", "llen"}
+    assert calls["hset"] <= 5
+
+
+KILLED_IN_BETWEEN = """
+import os, signal, sys
+from deltabus.ledger import Ledger
+async def start(self, *_):
+    os.kill(os.getpid(), signal.SIGKILL)
+Ledger.start = start
+from rq.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_job_whose_worker_is_killed_before_it_starts_is_in_a_list_and_runs_elsewhere(site):
+    job = site.enqueue("low")
+    command = [sys.executable, "-c", KILLED_IN_BETWEEN, "worker", "--worker-class", "deltabus.worker.AsyncWorker"]
+    killed = subprocess.run([*command, "--url", site.url, "high", "low"], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert site.redis.lrange("rq:queue:low:intermediate", 0, -1) == [job.id.encode()]
+    assert site.log(job.id) == []
+    with site.worker("high", "low", settings=site.settings(lease=0.3, heartbeat_interval=0.1)):
+        assert isinstance(site.ending(job.id), Completed)
+    assert site.log(job.id)[0].attempt == 1
+    assert site.leftovers() == set()
