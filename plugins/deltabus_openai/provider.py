@@ -69,11 +69,17 @@ class OpenAIProvider(Provider):
             )
             if not 200 <= exchange.status < 300:
                 raise await self._refusal(exchange)
-            while data := await _more(exchange, decoder):
+            while not decoder.done:
+                try:
+                    data = await (exchange.read(LAST_WORDS) if decoder.settled else exchange.read())
+                except (StreamTruncated, ProviderTimeout, DeadlineExceeded):
+                    if not decoder.settled:
+                        raise
+                    break  # All choices have ended: whatever the connection does is the end of the answer.
+                if not data:
+                    break
                 for chunk in decoder.feed(data):
                     yield chunk
-                if decoder.done:
-                    break
             for item in decoder.finish():
                 yield item
         except TaskError as exc:
@@ -162,16 +168,6 @@ def _fixed_headers(settings: config.Config) -> dict[str, str]:
         bearer = settings.auth_header.lower() == "authorization"
         credentials[settings.auth_header] = f"Bearer {settings.api_key}" if bearer else settings.api_key
     return headers.overlay(headers.overlay(fixed, settings.headers), credentials)
-
-
-async def _more(exchange: Exchange, decoder: wire.AnswerDecoder) -> bytes:
-    """Read on. When all choices have ended, whatever the connection does is the end of the answer."""
-    try:
-        return await (exchange.read(LAST_WORDS) if decoder.settled else exchange.read())
-    except (StreamTruncated, ProviderTimeout, DeadlineExceeded):
-        if decoder.settled:
-            return b""
-        raise
 
 
 async def _read(exchange: Exchange, limit: int) -> bytes:

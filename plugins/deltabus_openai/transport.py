@@ -7,6 +7,7 @@ for every request), and costs as much CPU as the rest of a request.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import socket
@@ -68,6 +69,8 @@ class Exchange:
         self._began = False
         encoding = response.headers.get("content-encoding", "").strip().lower()
         self._inflater = Inflater(encoding) if encoding not in ("", "identity") else None
+        self._cut: asyncio.Task[None] | None = None
+        watchdog.bark = self._cut_off
 
     async def read(self, most: float = math.inf) -> bytes:
         """What there is of the body, at least a byte; empty at its end.
@@ -81,12 +84,17 @@ class Exchange:
         while True:
             if self._inflater is not None and (inflated := self._inflater.pull()):
                 return inflated
+            watchdog = self._watchdog
+            watchdog.begin(most, first=not self._began)
             error = None
             try:
-                with self._watchdog.next_byte(most) if self._began else self._watchdog.first_byte(most):
-                    data = await anext(self._chunks, b"")
+                data = await anext(self._chunks, b"")
             except FOREIGN as exc:
                 error, data = failure(exc, self._address, answering=True), b""
+            finally:
+                watchdog.end()
+            if watchdog.barked:
+                raise watchdog.error()
             if error is not None:
                 raise error
             self._began = True
@@ -104,6 +112,10 @@ class Exchange:
             await self._chunks.aclose()  # type: ignore[attr-defined]  # An asynchronous generator.
         finally:
             await self._response.aclose()
+
+    def _cut_off(self) -> None:
+        """Close the connection under a read, which then fails."""
+        self._cut = asyncio.get_running_loop().create_task(self._response.aclose())
 
 
 class Transport:
@@ -134,13 +146,12 @@ class Transport:
             method, url, headers={**self._proxy_headers, **headers}, content=content, extensions=self._extensions
         )
         error = response = None
+        scope = watchdog.sending()
         try:
-            with watchdog.first_byte():
+            async with scope:
                 response = await self._transport.handle_async_request(request)
         except FOREIGN as exc:
-            error = failure(exc, self._address)
-        finally:
-            watchdog.close()
+            error = watchdog.error() if scope.expired() else failure(exc, self._address)
         if response is None:
             assert error is not None
             raise error

@@ -1,28 +1,25 @@
-"""Ends a wait that takes too long, with one timer for a whole answer instead of one for each read."""
+"""Ends waits that take too long, with one timer for a whole answer instead of one for each read."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable
 
 from deltabus.provider import DeadlineExceeded, ProviderTimeout, TaskError
 from deltabus_openai.config import Timeouts
 
 
 class Watchdog:
-    """Watches the waits of one request.
+    """Watches over one request.
 
-    Usage::
+    Until its answer begins, `sending` is a scope that cancels what takes too long. After that, each
+    read is announced by `begin`, and `end` says that it is over. A read that takes too long makes the
+    dog `bark`, which is to make the read fail; `error` then says why.
 
-        with watchdog.first_byte():
-            await …  # raises ProviderTimeout or DeadlineExceeded when it takes too long
-
-    Like `asyncio.timeout`, it cancels the task that waits, and turns its own cancellation, and no
-    other, into an error. Unlike it, it arms a timer only when none is due early enough, so a read of
-    a busy stream costs no timer; and only waits count: time in which nobody reads does not.
+    A timer is armed only when none is due early enough, so a read of a busy stream costs none. Only
+    waits count: time in which nobody reads is the consumer's.
     """
 
     def __init__(self, timeouts: Timeouts, deadline: float | None = None) -> None:
@@ -34,37 +31,67 @@ class Watchdog:
         """
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
-        self._start = self._loop.time()
+        start = self._loop.time()
         #: When the whole request is over (the loop's time), and as what.
-        self._total = self._start + (timeouts.total or math.inf)
+        self._total = start + (timeouts.total or math.inf)
         self._over = "total"
-        if deadline is not None and (due := self._start + deadline - time.time()) < self._total:
+        if deadline is not None and (due := start + deadline - time.time()) < self._total:
             self._total = due
             self._over = "deadline"
-        self._timer: asyncio.TimerHandle | None = None
-        self._armed = math.inf
-        #: The task that waits; None between waits.
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
+        self._first_byte = start + (timeouts.first_byte or math.inf)
+        self._between_bytes = timeouts.between_bytes or math.inf
+        self._phase = "first_byte"
+        #: When the wait under way is over; never, between waits.
         self._due = math.inf
-        self._phase = ""
-        self._expired = False
+        self._timer: asyncio.TimerHandle | None = None
+        #: When the timer rings; never, where there is none.
+        self._armed = math.inf
+        #: Called once, when a read takes too long.
+        self.bark: Callable[[], object] = lambda: None
+        #: It has barked.
+        self.barked = False
 
-    def first_byte(self, most: float = math.inf) -> Self:
-        """A wait for the first byte of the answer's body, counted from the start of the request.
+    def sending(self) -> asyncio.Timeout:
+        """A scope for sending the request and waiting for the answer's headers: `asyncio.timeout`'s.
+
+        Raises:
+            TaskError: it is too late to begin.
+        """
+        self._phase = "first_byte" if self._first_byte <= self._total else self._over
+        due = min(self._first_byte, self._total)
+        if due <= self._loop.time():
+            raise self.error()
+        return asyncio.timeout_at(None if due == math.inf else due)
+
+    def begin(self, most: float = math.inf, *, first: bool = False) -> None:
+        """A read of the body begins.
 
         Args:
-            most: seconds that this wait may take even where the timeouts allow more.
-        """
-        self._phase = "first_byte"
-        self._due = min(self._start + (self._timeouts.first_byte or math.inf), self._loop.time() + most)
-        return self
+            most: seconds that it may take even where the timeouts allow more.
+            first: nothing of the body is here yet: `first_byte` counts, and not `between_bytes`.
 
-    def next_byte(self, most: float = math.inf) -> Self:
-        """A wait for more of the body; `most` as in `first_byte`."""
-        self._phase = "between_bytes"
-        self._due = self._loop.time() + min(self._timeouts.between_bytes or math.inf, most)
-        return self
+        Raises:
+            TaskError: the time of the whole request is over.
+        """
+        now = self._loop.time()
+        if first:
+            self._phase = "first_byte"
+            due = min(self._first_byte, now + most)
+        else:
+            self._phase = "between_bytes"
+            due = now + min(self._between_bytes, most)
+        if self._total < due:
+            self._phase = self._over
+            due = self._total
+            if due <= now:
+                raise self.error()
+        self._due = due
+        if due < self._armed:
+            self._arm()
+
+    def end(self) -> None:
+        """The read is over."""
+        self._due = math.inf
 
     def close(self) -> None:
         """Drop the timer; a later wait arms another."""
@@ -73,29 +100,15 @@ class Watchdog:
             self._timer = None
             self._armed = math.inf
 
-    def __enter__(self) -> None:
-        if self._total < self._due:
-            self._due = self._total
-            self._phase = self._over
-        if self._due < self._armed:
-            if self._due <= self._loop.time():
-                raise self._error()
-            self._arm()
-        task = asyncio.current_task()
-        assert task is not None  # A coroutine that awaits runs in a task.
-        self._cancelling = task.cancelling()
-        self._task = task
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        task, self._task = self._task, None
-        if self._expired:
-            self._expired = False
-            assert task is not None  # Only a wait expires.
-            # Whoever else cancelled the task wants it gone, and not an error.
-            if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-                raise self._error() from exc
+    def error(self) -> TaskError:
+        """What it means that the wait took too long."""
+        if self._phase == "deadline":
+            return DeadlineExceeded("the task's deadline passed before the answer was complete")
+        what = {"total": "the answer was not complete", "first_byte": "no answer began"}.get(
+            self._phase, "no byte came"
+        )
+        limit = getattr(self._timeouts, self._phase)
+        return ProviderTimeout(f"{what} in time (timeouts.{self._phase}" + (f" = {limit:g} s)" if limit else ")"))
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -106,19 +119,8 @@ class Watchdog:
     def _ring(self) -> None:
         self._timer = None
         self._armed = math.inf
-        if self._task is None:
-            return  # Nobody waits; the next wait arms anew.
-        if self._loop.time() < self._due:
+        if self._due <= self._loop.time():
+            self.barked = True
+            self.bark()
+        elif self._due < math.inf:
             self._arm()  # It was armed for an earlier wait, which ended in time.
-            return
-        self._expired = True
-        self._task.cancel()
-
-    def _error(self) -> TaskError:
-        if self._phase == "deadline":
-            return DeadlineExceeded("the task's deadline passed before the answer was complete")
-        what = {"total": "the answer was not complete", "first_byte": "no answer began"}.get(
-            self._phase, "no byte came"
-        )
-        limit = getattr(self._timeouts, self._phase)
-        return ProviderTimeout(f"{what} in time (timeouts.{self._phase}" + (f" = {limit:g} s)" if limit else ")"))

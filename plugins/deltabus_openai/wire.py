@@ -85,7 +85,9 @@ class AnswerDecoder:
         choices: the request's `n`; what is not a number is the provider's business.
     """
 
-    __slots__ = ("_body", "_calls", "_choices", "_finished", "_head", "_limit", "_size", "_sse", "chunks", "done")
+    __slots__ = (
+        "_body", "_calls", "_choices", "_finished", "_head", "_limit", "_size", "_sse", "chunks", "done", "settled",
+    )  # fmt: skip
 
     def __init__(self, limit: int, *, choices: Any = 1) -> None:
         self._limit = limit
@@ -103,16 +105,13 @@ class AnswerDecoder:
         self.chunks = 0
         #: `[DONE]` was seen: what may follow is of no interest.
         self.done = False
+        #: Every choice that was asked for has ended: only usage and `[DONE]` can follow.
+        self.settled = False
 
     @property
     def complete(self) -> bool:
         """The whole answer is here: `[DONE]`, or a finish_reason for each choice seen."""
         return self.done or (bool(self._finished) and all(self._finished.values()))
-
-    @property
-    def settled(self) -> bool:
-        """Every choice that was asked for has ended: only usage and `[DONE]` can follow."""
-        return len(self._finished) >= self._choices and all(self._finished.values())
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
         """Decode what was read.
@@ -151,7 +150,7 @@ class AnswerDecoder:
                                 and b"\n" not in payload
                             ):
                                 if index not in finished:
-                                    finished[index] = False
+                                    finished[index] = self.settled = False
                                 self.chunks += 1
                                 yield Chunk(payload, doc)
                                 continue
@@ -242,6 +241,7 @@ class AnswerDecoder:
         for choice in doc["choices"]:
             index = choice["index"]
             self._finished[index] = self._finished.get(index, False) or choice.get("finish_reason") is not None
+        self.settled = len(self._finished) >= self._choices and all(self._finished.values())
         self.chunks += 1
         yield Chunk.of(doc) if changed or raw is None else Chunk(raw, doc)
         _raise_if_broken(doc)

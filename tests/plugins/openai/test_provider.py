@@ -306,10 +306,10 @@ def test_a_slow_reader_is_not_taken_for_a_silent_provider(run: Run, server: Scri
         server.script(Reply.sse(text("Hel"), go, text("lo", "stop")))
         async with provider(server, timeouts={"between_bytes": 0.05}) as made, aclosing(opened(made)) as stream:
             await anext(stream)
+            go.set()
             rung = asyncio.Event()
             asyncio.get_running_loop().call_later(0.2, rung.set)
             await rung.wait()
-            go.set()
             assert [item.data async for item in stream] == [text("lo", "stop")]
 
     run(main())

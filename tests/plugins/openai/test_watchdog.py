@@ -1,4 +1,4 @@
-"""Waits end in time, once, and never in anybody else's code."""
+"""Waits end in time, once, and only waits. The clock is the tests'."""
 
 from __future__ import annotations
 
@@ -13,174 +13,177 @@ from deltabus.provider import DeadlineExceeded, ProviderTimeout
 from deltabus_openai.config import Timeouts
 from deltabus_openai.watchdog import Watchdog
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-NONE = Timeouts(connect=None, first_byte=None, between_bytes=None, total=None)
-SOON = 0.01
+
+def limits(**given: float | None) -> Timeouts:
+    """No limits but these."""
+    return Timeouts(**{"connect": None, "first_byte": None, "between_bytes": None, "total": None, **given})
 
 
-async def forever() -> None:
-    await asyncio.Event().wait()
+class Timer:
+    def __init__(self, when: float, call: Callable[[], object]) -> None:
+        self.when = when
+        self.call = call
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Clock:
+    """What a watchdog asks of its loop."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers: list[Timer] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call: Callable[[], object]) -> Timer:
+        self.timers.append(Timer(when, call))
+        return self.timers[-1]
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        for timer in [timer for timer in self.timers if timer.when <= self.now and not timer.cancelled]:
+            timer.cancel()
+            timer.call()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("deltabus_openai.watchdog.asyncio.get_running_loop", lambda: made)
+    return made
 
 
 @pytest.mark.parametrize(
-    ("phase", "wait"),
-    [
-        ("first_byte", lambda dog: dog.first_byte()),
-        ("between_bytes", lambda dog: dog.next_byte()),
-        ("total", lambda dog: dog.first_byte()),
-        ("total", lambda dog: dog.next_byte()),
-    ],
+    ("phase", "first"), [("first_byte", True), ("between_bytes", False), ("total", True), ("total", False)]
 )
-def test_a_wait_that_takes_too_long_is_a_timeout_that_names_its_limit(
-    run: Run, phase: str, wait: Callable[[Watchdog], Watchdog]
+def test_a_read_that_takes_too_long_makes_it_bark_and_name_the_limit(clock: Clock, phase: str, first: bool) -> None:
+    dog = Watchdog(limits(**{phase: 7}))
+    barks = []
+    dog.bark = lambda: barks.append(clock.now)
+    dog.begin(first=first)
+    clock.advance(6.5)
+    assert not dog.barked
+    clock.advance(0.5)
+    clock.advance(100)
+    assert dog.barked
+    assert barks == [1007.0]
+    error = dog.error()
+    assert isinstance(error, ProviderTimeout)
+    assert f"timeouts.{phase} = 7 s" in error.message
+
+
+def test_the_first_byte_counts_from_the_start_of_the_request(clock: Clock) -> None:
+    dog = Watchdog(limits(first_byte=10))
+    clock.advance(6)
+    dog.begin(first=True)
+    clock.advance(4)
+    assert dog.barked
+
+
+def test_the_tasks_deadline_is_an_error_of_its_own(clock: Clock) -> None:
+    dog = Watchdog(limits(total=3600), time.time() + 60)
+    dog.begin()
+    clock.advance(61)
+    assert dog.barked
+    assert isinstance(dog.error(), DeadlineExceeded)
+    earlier = Watchdog(limits(total=60), time.time() + 3600)
+    earlier.begin()
+    clock.advance(61)
+    assert "timeouts.total" in earlier.error().message
+
+
+def test_a_request_whose_time_is_over_lets_nothing_begin(clock: Clock) -> None:
+    with pytest.raises(DeadlineExceeded):
+        Watchdog(limits(), time.time() - 1).sending()
+    with pytest.raises(DeadlineExceeded):
+        Watchdog(limits(), time.time() - 1).begin()
+    dog = Watchdog(limits(total=5))
+    clock.advance(6)
+    with pytest.raises(ProviderTimeout, match="total"):
+        dog.begin()
+
+
+def test_without_limits_there_is_no_timer(clock: Clock) -> None:
+    dog = Watchdog(limits())
+    dog.begin(first=True)
+    dog.begin()
+    assert clock.timers == []
+
+
+def test_time_between_reads_does_not_count(clock: Clock) -> None:
+    """The consumer may be slow; only the provider is timed."""
+    dog = Watchdog(limits(between_bytes=5))
+    for _ in range(3):
+        dog.begin()
+        clock.advance(1)
+        dog.end()
+        clock.advance(100)
+    dog.begin()
+    clock.advance(4)
+    assert not dog.barked
+    clock.advance(1)
+    assert dog.barked
+
+
+def test_a_timer_for_an_earlier_read_does_not_end_a_later_one(clock: Clock) -> None:
+    dog = Watchdog(limits(between_bytes=5))
+    dog.begin()
+    clock.advance(3)
+    dog.end()
+    dog.begin()
+    clock.advance(3)
+    assert not dog.barked
+    clock.advance(2)
+    assert dog.barked
+
+
+def test_a_busy_stream_arms_no_timer_for_each_read(clock: Clock) -> None:
+    dog = Watchdog(Timeouts(first_byte=3600, between_bytes=60))
+    dog.begin(first=True)
+    for _ in range(100):
+        dog.end()
+        dog.begin()
+        clock.advance(0.1)
+    assert len(clock.timers) == 2
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_limit_for_one_read_alone_is_heeded(clock: Clock, first: bool) -> None:
+    dog = Watchdog(Timeouts())
+    dog.begin(3, first=first)
+    clock.advance(3)
+    assert dog.barked
+    assert isinstance(dog.error(), ProviderTimeout)
+
+
+def test_a_closed_watchdog_is_silent_until_it_is_needed_again(clock: Clock) -> None:
+    dog = Watchdog(limits(between_bytes=5))
+    dog.begin()
+    dog.end()
+    dog.close()
+    dog.close()
+    clock.advance(10)
+    assert not dog.barked
+    dog.begin()
+    clock.advance(5)
+    assert dog.barked
+
+
+@pytest.mark.parametrize("phase", ["first_byte", "total"])
+def test_sending_that_takes_too_long_is_cancelled_and_named(
+    run: Callable[[Coroutine[Any, Any, Any]], Any], phase: str
 ) -> None:
     async def main() -> None:
-        limits = {"connect": None, "first_byte": None, "between_bytes": None, "total": None, phase: SOON}
-        with pytest.raises(ProviderTimeout, match=rf"timeouts\.{phase} = 0\.01 s"), wait(Watchdog(Timeouts(**limits))):
-            await forever()
-        task = asyncio.current_task()
-        assert task is not None
-        assert task.cancelling() == 0
-
-    run(main())
-
-
-def test_the_tasks_deadline_is_an_error_of_its_own(run: Run) -> None:
-    async def main() -> None:
-        dog = Watchdog(Timeouts(total=3600), time.time() + SOON)
-        with pytest.raises(DeadlineExceeded), dog.next_byte():
-            await forever()
-
-    run(main())
-
-
-def test_a_deadline_that_has_passed_lets_nothing_begin(run: Run) -> None:
-    async def main() -> None:
-        with pytest.raises(DeadlineExceeded), Watchdog(NONE, time.time() - 1).first_byte():
-            pytest.fail("the wait began")
-
-    run(main())
-
-
-def test_somebody_elses_cancellation_stays_one(run: Run) -> None:
-    async def main() -> None:
-        async def wait() -> None:
-            with Watchdog(Timeouts()).next_byte():
-                await forever()
-
-        task = asyncio.create_task(wait())
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    run(main())
-
-
-def test_a_cancellation_beside_the_timeout_wins(run: Run) -> None:
-    async def main() -> None:
-        async def wait() -> None:
-            with Watchdog(Timeouts(between_bytes=SOON)).next_byte():
-                try:
-                    await forever()
-                except asyncio.CancelledError:
-                    task.cancel()
-                    raise
-
-        task = asyncio.create_task(wait())
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    run(main())
-
-
-def test_another_error_during_the_wait_gets_out(run: Run) -> None:
-    async def main() -> None:
-        with pytest.raises(ZeroDivisionError), Watchdog(Timeouts()).next_byte():
-            _ = 1 / 0
-
-    run(main())
-
-
-def test_time_between_waits_does_not_count(run: Run) -> None:
-    """The consumer may be slow; only the provider is timed. And nobody is cancelled outside a wait."""
-
-    async def main() -> None:
-        dog = Watchdog(Timeouts(between_bytes=SOON))
-        for _ in range(3):
-            with dog.next_byte():
-                await asyncio.sleep(0)
-            rung = asyncio.Event()
-            asyncio.get_running_loop().call_later(3 * SOON, rung.set)
-            await rung.wait()
-        dog.close()
-
-    run(main())
-
-
-def test_a_timer_for_an_earlier_wait_does_not_end_a_later_one(run: Run) -> None:
-    async def main() -> None:
-        dog = Watchdog(Timeouts(first_byte=None, between_bytes=SOON))
-        with dog.next_byte():
-            await asyncio.sleep(0)
-        rung = asyncio.Event()
-        asyncio.get_running_loop().call_later(3 * SOON, rung.set)
-        with dog.first_byte():
-            await rung.wait()
-        with dog.next_byte(most=3600):
-            await asyncio.sleep(0)
-        with pytest.raises(ProviderTimeout), dog.next_byte():
-            await forever()
-
-    run(main())
-
-
-def test_a_busy_stream_arms_no_timer_for_each_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        armed = []
-        original = loop.call_at
-
-        def call_at(when: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
-            armed.append(when)
-            return original(when, *args, **kwargs)
-
-        monkeypatch.setattr(loop, "call_at", call_at)
-        dog = Watchdog(Timeouts(first_byte=3600, between_bytes=60))
-        with dog.first_byte():
-            await asyncio.sleep(0)
-        for _ in range(100):
-            with dog.next_byte():
-                await asyncio.sleep(0)
-        dog.close()
-        assert len(armed) == 2
-
-    run(main())
-
-
-def test_a_limit_for_one_wait_alone_is_heeded(run: Run) -> None:
-    async def main() -> None:
-        dog = Watchdog(Timeouts(between_bytes=3600))
-        with pytest.raises(ProviderTimeout), dog.next_byte(most=SOON):
-            await forever()
-        with pytest.raises(ProviderTimeout), Watchdog(NONE).first_byte(most=SOON):
-            await forever()
-
-    run(main())
-
-
-def test_different_tasks_may_wait_in_turn(run: Run) -> None:
-    """As with `asyncio.wait_for(anext(stream))`, which runs each step in a task of its own in Python 3.11."""
-
-    async def main() -> None:
-        dog = Watchdog(Timeouts(between_bytes=SOON))
-
-        async def wait(*, until: float | None) -> None:
-            with dog.next_byte():
-                await (forever() if until is None else asyncio.sleep(until))
-
-        await asyncio.create_task(wait(until=0))
-        with pytest.raises(ProviderTimeout):
-            await asyncio.create_task(wait(until=None))
+        dog = Watchdog(limits(**{phase: 0.01}))
+        with pytest.raises(TimeoutError):
+            async with dog.sending():
+                await asyncio.Event().wait()
+        assert f"timeouts.{phase} = 0.01 s" in dog.error().message
+        async with Watchdog(limits()).sending() as scope:
+            assert scope.when() is None
 
     run(main())
