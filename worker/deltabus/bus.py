@@ -85,6 +85,7 @@ class AsyncBus:
         task_id: str | None = None,
         deadline: float | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  Not of this call: of an attempt at the task.
+        retry: Mapping[str, Any] | None = None,
         reply_to: str | None = None,
         tenant: str | None = None,
         headers: Mapping[str, str] | None = None,
@@ -105,6 +106,7 @@ class AsyncBus:
             task_id: by default a random one.
             deadline: Unix time, in seconds, after which nobody wants the answer.
             timeout: seconds that one attempt may take.
+            retry: what to do about failures that pass, as `{"max": 2, "after_delta": "fail"}`.
             reply_to: a further channel that gets every event.
             tenant: whom to account the task to.
             headers: extra HTTP headers for the provider; never credentials.
@@ -129,6 +131,7 @@ class AsyncBus:
             "provider": provider,
             "deadline": deadline,
             "timeout": timeout,
+            "retry": retry,
             "reply_to": reply_to,
             "tenant": tenant,
             "headers": headers,
@@ -144,8 +147,8 @@ class AsyncBus:
 
         Args:
             requests: bodies of API calls. All are checked before any is sent.
-            options: for all of them: `provider`, `deadline`, `timeout`, `reply_to`, `tenant`, `headers`, `metadata`,
-                `trace`, as for `chat`.
+            options: for all of them: `provider`, `deadline`, `timeout`, `retry`, `reply_to`, `tenant`, `headers`,
+                `metadata`, `trace`, as for `chat`.
 
         Raises:
             InvalidRequest, PayloadTooLarge: as `chat`; nothing was enqueued.
