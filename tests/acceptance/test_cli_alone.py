@@ -26,7 +26,7 @@ READY = "Ctrl+C ends both."
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder for everything temporary that a command makes. Short: a socket's path has to fit."""
+    """A folder for everything temporary that a command makes."""
     folder = tmp_path / "t"
     folder.mkdir()
     return folder

@@ -315,6 +315,18 @@ def test_check_tells_a_user_without_rights(run: Run, url: str) -> None:
         redis.acl_setuser("wrong", enabled=True, passwords=["+pw"])
     done = run("check", "--redis", url.replace(":hunter2@", "weak:pw@"))
     assert done.returncode == exits.FAILED
-    assert "ACL SETUSER" in done.stdout
+    assert re.search(r"error +rights +Redis refuses: .*eval.*\n +to mend it: allow this user", done.stdout)
     done = run("check", "--redis", url.replace(":hunter2@", "weak:no@"))
     assert done.returncode == exits.UNREACHABLE
+
+
+def test_check_tells_a_queue_key_that_is_something_else(run: Run, url: str) -> None:
+    with Redis.from_url(url) as redis:
+        redis.set("rq:queue:file", "not a list")
+        try:
+            done = run("check")
+        finally:
+            redis.delete("rq:queue:file")
+    assert done.returncode == exits.FAILED
+    assert "rq:queue:file is a string, not a list" in done.stdout
+    assert re.search(r"ok +queue chat", done.stdout)

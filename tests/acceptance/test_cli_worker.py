@@ -74,6 +74,14 @@ def test_the_queues_are_taken_from_the_command_line(start: Start, redis: Redis) 
     assert (registered.name, registered.queue_names()) == ("somebody", ["urgent", "chat"])
 
 
+def test_a_name_that_is_taken_is_said_in_one_line(start: Start) -> None:
+    start("--name", "twin").wait_for("worker started")
+    second = start("--name", "twin")
+    assert second.end() == exits.USAGE
+    assert "a worker named `twin` is registered: choose another --name" in second.said
+    assert "Traceback" not in second.said
+
+
 def test_sigterm_lets_a_running_task_finish(start: Start, redis: Redis) -> None:
     worker = start("chat")
     job = enqueue(redis, words=20, interval=0.05)

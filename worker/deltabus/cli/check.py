@@ -14,7 +14,7 @@ import click
 from deltabus.cli import exits
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.providers import entries
-from deltabus.cli.queues import look
+from deltabus.cli.queues import as_text, look
 from deltabus.cli.screens import Screen
 from deltabus.cli.server import connect
 from deltabus.errors import BusUnavailable
@@ -66,8 +66,11 @@ def check(session: Session, *, show_all: bool, as_json: bool) -> int:
     screen.wait("looking at Redis")
     try:
         with connect(settings) as redis:
-            findings += _redis(redis, settings)
-            findings += _queues(redis, session)
+            findings += _told("server", _server(redis, settings))
+            findings += _told("memory", _memory(redis))
+            findings += _told("rights", _rights(redis))
+            for queue in settings.queues:
+                findings += _told(f"queue {queue}", _queue(redis, session, queue))
     except BusUnavailable as exc:
         code = exits.UNREACHABLE
         findings.append(
@@ -92,49 +95,62 @@ def check(session: Session, *, show_all: bool, as_json: bool) -> int:
 _BASICS: Final = ("redis_url", "queues", "concurrency")
 
 
-def _redis(redis: Redis, settings: Settings) -> Iterator[Finding]:
+def _told(subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """The findings; where Redis refuses to answer, that is one too."""
+    from redis.exceptions import ResponseError
+
+    try:
+        yield from findings
+    except ResponseError as exc:
+        yield Finding(subject, "error", f"Redis refuses: {exc}", FIXES["rights"])
+
+
+#: How to mend what Redis is found to be.
+FIXES: Final = {
+    "version": "install Redis 6.2 or newer, or Valkey",
+    "cluster": "use a single server, with replicas if you like: RQ does not work with a cluster",
+    "replica": "name the primary in `redis_url`",
+    "eviction": "redis-cli CONFIG SET maxmemory-policy noeviction",
+    "persistence": "set `appendonly yes` where that matters",
+    "rights": "allow this user ~deltabus:* ~rq:* &*, and scripts, streams, pub/sub, INFO (ACL SETUSER)",
+    "queue": "another program uses this key: take another database, or another queue name",
+}
+
+
+def _server(redis: Redis, settings: Settings) -> Iterator[Finding]:
     from deltabus.embedded import OLDEST_SERVER
 
     begin = time.perf_counter()
     redis.ping()
     milliseconds = (time.perf_counter() - begin) * 1000
     yield Finding("Redis", "ok", f"{settings.redis_address} answers in {milliseconds:.1f} ms")
-    info: dict[str, Any] = redis.info()
-    name, number = ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
-    oldest = ".".join(map(str, OLDEST_SERVER))
+    info: dict[str, Any] = redis.info("server") | redis.info("replication")
     # Valkey's `redis_version` is the version of Redis whose protocol it speaks.
-    if tuple(int(part) for part in re.findall(r"\d+", info["redis_version"])[:2]) < OLDEST_SERVER:
-        yield Finding(
-            "server version", "error", f"{name} {number}", f"deltabus needs Redis {oldest} or newer, or Valkey"
-        )
+    name, number = ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
+    if tuple(int(part) for part in re.findall(r"\d+", info["redis_version"])[:2]) >= OLDEST_SERVER:
+        yield Finding("server version", "ok", f"{name} {number}, at least {'.'.join(map(str, OLDEST_SERVER))}")
     else:
-        yield Finding("server version", "ok", f"{name} {number}, at least {oldest}")
+        yield Finding("server version", "error", f"{name} {number}", FIXES["version"])
     if info.get("redis_mode") == "cluster":
-        yield Finding(
-            "server mode", "error", "cluster", "RQ works with a single server or Sentinel, not with a cluster"
-        )
+        yield Finding("server mode", "error", "cluster", FIXES["cluster"])
     if info.get("role") == "slave":
-        yield Finding("server role", "error", "a read-only replica", "name the primary in `redis_url`")
+        yield Finding("server role", "error", "a read-only replica", FIXES["replica"])
+
+
+def _memory(redis: Redis) -> Iterator[Finding]:
+    """Whether the server keeps what it is given."""
+    info: dict[str, Any] = redis.info("memory") | redis.info("persistence")
     policy = info.get("maxmemory_policy", "noeviction")
     if info.get("maxmemory") and policy != "noeviction":
-        yield Finding(
-            "eviction",
-            "error",
-            f"`{policy}`: when memory runs out, Redis drops queues and logs",
-            "redis-cli CONFIG SET maxmemory-policy noeviction",
-        )
-    if not info.get("aof_enabled") and not _saves(redis):
-        yield Finding(
-            "persistence",
-            "warning",
-            "none: a restart of Redis loses what is queued and running",
-            "set `appendonly yes` where that matters",
-        )
-    yield _rights(redis)
+        detail = f"`{policy}`: when memory runs out, Redis drops queues and logs"
+        yield Finding("eviction", "error", detail, FIXES["eviction"])
+    if not info.get("aof_enabled") and not _takes_snapshots(redis):
+        detail = "none: a restart of Redis loses what is queued and running"
+        yield Finding("persistence", "warning", detail, FIXES["persistence"])
 
 
-def _saves(redis: Redis) -> bool:
-    """Whether the server takes snapshots; where it does not tell, as hosted ones do not, it is taken on trust."""
+def _takes_snapshots(redis: Redis) -> bool:
+    """Whether the server writes RDB files; where it does not tell, as hosted ones do not, it is taken on trust."""
     from redis.exceptions import ResponseError
 
     try:
@@ -143,10 +159,8 @@ def _saves(redis: Redis) -> bool:
         return True
 
 
-def _rights(redis: Redis) -> Finding:
+def _rights(redis: Redis) -> Iterator[Finding]:
     """Whether this user may do what the log needs: a script, a stream, a channel."""
-    from redis.exceptions import ResponseError
-
     from deltabus import keys
 
     task = "deltabus-check"
@@ -154,28 +168,24 @@ def _rights(redis: Redis) -> Finding:
         "redis.call('XADD', KEYS[1], '*', ARGV[1], '') redis.call('PEXPIRE', KEYS[1], 1000) "
         "redis.call('PUBLISH', ARGV[2], '') return redis.call('DEL', KEYS[1])"
     )
-    try:
-        redis.eval(script, 1, keys.log(task), keys.EVENT_FIELD, keys.events(task))
-    except ResponseError as exc:
-        return Finding(
-            "rights",
-            "error",
-            str(exc),
-            "allow this user ~deltabus:* ~rq:* &* and scripts, streams, pub/sub (ACL SETUSER)",
-        )
-    return Finding("rights", "ok", "may run scripts, write streams, publish")
+    redis.eval(script, 1, keys.log(task), keys.EVENT_FIELD, keys.events(task))
+    yield Finding("rights", "ok", "may run scripts, write streams, publish")
 
 
-def _queues(redis: Redis, session: Session) -> Iterator[Finding]:
-    settings = session.settings
-    for state in look(redis, settings.queues, settings.rq_key_prefix):
-        waiting = f"{state.waiting} waiting"
-        problem = state.problem(session)
-        if problem is None:
-            yield Finding(f"queue {state.name}", "ok", f"{_count(len(state.workers), 'worker')}, {waiting}")
-        else:
-            said, _, fix = problem.partition(": ")
-            yield Finding(f"queue {state.name}", "warning", f"{said}; {waiting}", fix)
+def _queue(redis: Redis, session: Session, name: str) -> Iterator[Finding]:
+    prefix = session.settings.rq_key_prefix
+    kind = as_text(redis.type(f"{prefix}:queue:{name}"))
+    if kind not in {"list", "none"}:
+        detail = f"{prefix}:queue:{name} is a {kind}, not a list"
+        yield Finding(f"queue {name}", "error", detail, FIXES["queue"])
+        return
+    (state,) = look(redis, [name], prefix)
+    waiting = f"{state.waiting} waiting"
+    if (problem := state.problem(session)) is None:
+        yield Finding(f"queue {name}", "ok", f"{_count(len(state.workers), 'worker')}, {waiting}")
+    else:
+        said, _, fix = problem.partition(": ")
+        yield Finding(f"queue {name}", "warning", f"{said}; {waiting}", fix)
 
 
 def _count(number: int, noun: str) -> str:

@@ -76,7 +76,7 @@ def demo(session: Session, *, prompt: str | None, provider: str | None, model: s
             session.config.write_text('[providers.echo]\nplugin = "echo"\n')
             request |= {"echo": SCRIPT} if prompt is None else {}
         screen.wait("starting a private Redis and a worker")
-        with EmbeddedRedis(unix_socket=True) as server:
+        with EmbeddedRedis() as server:
             session.redis = server.url
             settings = replace(session.settings, queues=("chat",))
             journey = _Journey(screen, command(session, settings), Path(folder, "worker.log"))
@@ -98,10 +98,12 @@ class _Journey:
         async with self._worker() as process, AsyncBus(settings=settings) as bus:
             if not as_json:
                 screen.note(f"Redis    {settings.redis_address}")
-                screen.note(f"Worker   process {process.pid}, queue {settings.queues[0]}")
+                screen.note(
+                    f"Worker   process {process.pid}, queue {settings.queues[0]}, provider {provider or 'echo'}"
+                )
             task = await bus.chat(request, provider=provider)
             if not as_json:
-                screen.note(f"Task     {task.id}")
+                screen.note(f"Task     {task.id}: {request['messages'][0]['content']}")
             screen.wait("waiting for the worker")
             await self._unless_it_ends(process, follow(task, screen, Transcript(), json=as_json))
             if not as_json:

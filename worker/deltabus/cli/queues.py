@@ -55,7 +55,7 @@ def look(redis: Redis, queues: Iterable[str], prefix: str) -> Sequence[QueueStat
             pipe.llen(f"{prefix}:queue:{name}")
             pipe.smembers(f"{prefix}:workers:{name}")
         suspended, *answers = pipe.execute()
-        members = [sorted(_text(member) for member in answers[place * 2 + 1]) for place in range(len(names))]
+        members = [sorted(as_text(member) for member in answers[place * 2 + 1]) for place in range(len(names))]
         # A killed worker stays a member until RQ cleans up; only its own key expires.
         for key in (key for keys in members for key in keys):
             pipe.exists(key)
@@ -84,5 +84,6 @@ async def watch_for_staff(session: Session, screen: Screen, queue: str) -> None:
             await asyncio.sleep(LOOK_AGAIN)
 
 
-def _text(value: bytes | str) -> str:
+def as_text(value: bytes | str) -> str:
+    """What Redis said, whichever way `decode_responses` in the URL is set."""
     return value.decode() if isinstance(value, bytes) else value

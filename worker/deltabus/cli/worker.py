@@ -94,6 +94,12 @@ def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | 
     connect(settings).close()
     with Redis.from_url(settings.redis_url) as connection:
         worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings)
+        # RQ takes no name twice, and raises a bare ValueError.
+        if connection.exists(worker.key) and not connection.hexists(worker.key, "death"):
+            raise click.UsageError(
+                f"a worker named `{worker.name}` is registered: choose another --name, or stop that one (if it was "
+                f"killed, RQ forgets it in {connection.ttl(worker.key)} s)"
+            )
         worker.work(burst=burst, max_jobs=max_jobs, logging_level=None)
     return exits.DONE
 
