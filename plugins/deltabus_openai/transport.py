@@ -209,9 +209,13 @@ def _meaning(cause: BaseException | None, address: str, *, answering: bool) -> T
             return ProviderTimeout(f"{address} took too long")
         case aiohttp.ClientConnectorError() | httpx.ConnectError() | httpx.ProxyError():
             return ProviderUnavailable(f"cannot connect to {address}: {_reason(cause)}")
-        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | httpx.InvalidURL() | httpx.UnsupportedProtocol():
-            return ProviderUnavailable(f"{address} is not an address: mend base_url", should_retry=False)
-        case UnicodeError():
+        case (
+            aiohttp.InvalidURL()
+            | aiohttp.NonHttpUrlClientError()
+            | httpx.InvalidURL()
+            | httpx.UnsupportedProtocol()
+            | UnicodeError()
+        ):
             return ProviderUnavailable(f"{address} is not an address: mend base_url", should_retry=False)
         case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | httpx.NetworkError() | OSError():
             if answering:
@@ -243,11 +247,18 @@ def _ssl_context(config: Config) -> ssl.SSLContext:
     if config.endpoint.scheme == "http" and not (config.proxy or "").startswith("https:"):
         # Never used; a real one takes 20 ms to read its certificates.
         return httpx.create_ssl_context(verify=False)
-    if config.ca_bundle is not None:
-        if config.ca_bundle.is_dir():
-            return ssl.create_default_context(capath=config.ca_bundle)
-        return ssl.create_default_context(cafile=config.ca_bundle)
-    return httpx.create_ssl_context(verify=config.verify)
+    bundle = config.ca_bundle
+    try:
+        if bundle is None:
+            return httpx.create_ssl_context(verify=config.verify)
+        if bundle.is_dir():
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as exc:
+        where = f"ca_bundle, {bundle}," if bundle else "SSL_CERT_FILE or SSL_CERT_DIR"
+        raise ProviderUnavailable(
+            f"{where} cannot be read as certificates: {_reason(exc)}", should_retry=False
+        ) from exc
 
 
 def _proxy(config: Config) -> tuple[httpx.Proxy | None, dict[str, str]]:

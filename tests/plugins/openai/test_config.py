@@ -98,6 +98,7 @@ def test_credentials_may_come_as_a_header() -> None:
         ({"base_url": "https://h/v1#frag"}, "base_url must not have a part after `#`"),
         ({"base_url": "https://[::1/v1"}, "base_url is not a URL"),
         ({"base_url": "https://exa mple/v1"}, "base_url is not a URL"),
+        ({"base_url": "https://\u00e4..b/v1"}, "base_url is not a URL"),
     ],
 )
 def test_a_mistake_is_named_with_its_fix(table: dict[str, Any], told: str) -> None:

@@ -79,9 +79,17 @@ def test_2_an_error_in_the_stream_fails_and_keeps_what_came_before(every_way: Re
     assert outcome.text == "partial"
 
 
+def test_2_the_error_may_stand_in_the_choice(every_way: Read) -> None:
+    last = chunk(finish="error")
+    last["choices"][0]["error"] = {"code": 429, "message": "Too many"}
+    assert every_way(sse(text("a"), last)).code == "rate_limited"
+    assert every_way(sse(text("a"), chunk(finish="error"))).error[0] is ProviderUnavailable
+
+
 @pytest.mark.parametrize(
     "body",
     [
+        {"error": {"code": 429, "message": "Rate limited"}, "choices": [{"message": {"content": "a"}}]},
         {"error": {"code": 429, "message": "Rate limited", "metadata": {"provider_name": "X"}}},
         {"error": {"code": 429, "message": "Rate limited"}, "user_id": "u"},
         {"error": {"code": "429", "message": "Rate limited"}, "choices": []},

@@ -36,10 +36,11 @@ def inflate(encoding: str, packed: bytes, size: int) -> bytes:
         ("x-gzip", gzip.compress(TEXT)),
         ("gzip", gzip.compress(TEXT[:100]) + gzip.compress(TEXT[100:])),
         ("gzip", gzip.compress(TEXT) + b"\0\0\0\0"),
+        ("gzip", gzip.compress(TEXT) + b"what follows the last member"),
         ("deflate", zlib.compress(TEXT)),
     ],
     # gzip writes down the time: bytes in a test's name would give it another one in each process.
-    ids=["gzip", "x-gzip", "two members", "padding", "deflate"],
+    ids=["gzip", "x-gzip", "two members", "padding", "rubbish", "deflate"],
 )
 def test_what_servers_call_gzip_and_deflate_is_undone(encoding: str, packed: bytes, size: int) -> None:
     assert inflate(encoding, packed, size) == TEXT

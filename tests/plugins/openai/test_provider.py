@@ -168,6 +168,18 @@ def test_a_connection_serves_again_after_an_answer(run: Run, server: ScriptedSer
     run(main())
 
 
+def test_a_connection_that_breaks_after_the_answer_harms_nobody(run: Run, server: ScriptedServer) -> None:
+    async def main() -> None:
+        server.script(Reply.sse(text("Hello", "stop"), b"data: [DONE]\n\n", Action.ABORT, done=False), HELLO)
+        async with provider(server) as made:
+            assert await answer(made) == [text("Hello", "stop")]
+            await asyncio.gather(*made._drains)
+            assert len(await answer(made)) == 3
+        assert server.connections == 2
+
+    run(main())
+
+
 def test_closing_the_provider_does_not_wait_for_what_is_left_of_an_answer(run: Run, server: ScriptedServer) -> None:
     async def main() -> None:
         server.script(Reply.sse(text("Hello", "stop"), b"data: [DONE]\n\n", Action.HANG, done=False))

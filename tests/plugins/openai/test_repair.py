@@ -138,6 +138,8 @@ def test_content_of_another_kind_becomes_text() -> None:
 
 
 def test_an_odd_part_of_content_is_kept() -> None:
-    delta: dict[str, Any] = {"content": ["a", {"type": "text", "text": 1}, 7, {"type": "thinking", "thinking": "b"}]}
+    delta: dict[str, Any] = {
+        "content": ["a", {"type": "text", "text": 1}, 7, {"type": "thinking", "thinking": ["b", 7]}]
+    }
     assert repair.chunk({"choices": [{"index": 0, "delta": delta}]}, {})
     assert delta == {"content": "a", "reasoning_content": "b", "content_parts": [{"type": "text", "text": 1}, 7]}

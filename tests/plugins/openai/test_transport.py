@@ -207,6 +207,25 @@ def test_a_certificate_in_the_environments_bundle_is_trusted(
         assert run(ask(server.url)) == "Hello"
 
 
+@pytest.mark.parametrize("how", ["setting", "environment"])
+def test_a_bundle_that_holds_no_certificates_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("nothing")
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle if how == "setting" else tmp_path / "missing.pem"))
+    error = run(fail("https://127.0.0.1:1", **({"ca_bundle": str(bundle)} if how == "setting" else {})))
+    assert error.code == "provider_unavailable"
+    assert not error.info.retryable
+    assert ("ca_bundle" if how == "setting" else "SSL_CERT_FILE") in error.message
+
+
+def test_a_folder_of_certificates_is_a_bundle(run: Run, tls: ssl.SSLContext, tmp_path: Path) -> None:
+    with ScriptedServer(REPLY, tls=tls) as server:
+        error = run(fail(server.url, ca_bundle=str(tmp_path)))
+    assert "is not trusted" in error.message
+
+
 def test_a_certificate_for_another_host_is_refused(run: Run, tls: ssl.SSLContext) -> None:
     with ScriptedServer(REPLY, tls=tls) as server:
         error = run(fail(server.url.replace("127.0.0.1", "127.0.0.2"), ca_bundle=str(CERTIFICATE)))

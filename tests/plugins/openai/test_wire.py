@@ -128,6 +128,11 @@ def test_large_numbers_are_kept(every_way: Read) -> None:
     assert every_way(event(raw) + STOP).chunks[0] == raw
 
 
+def test_a_number_that_nobody_can_hold_is_an_error(in_pieces: ReadPieces) -> None:
+    body = b'{"a":' + b"9" * 5000 + b',"choices":[{"delta":{}}]}'
+    assert in_pieces([body]).error[0] is ProviderProtocol
+
+
 @pytest.mark.parametrize("garbage", [b"oops", b"{oops}", b'{"a":1}}', b"[1, 2]", b"1", b'"text"', b"true"])
 def test_what_is_no_chunk_is_an_error_after_those_before_it(every_way: Read, garbage: bytes) -> None:
     outcome = every_way(event(said(b"a")) + event(garbage) + STOP + DONE)
