@@ -48,8 +48,8 @@ Run it:
 Settings come from ./deltabus.toml (or --config, or $DELTABUS_CONFIG), then from the environment
 (DELTABUS_REDIS_URL or REDIS_URL, DELTABUS_CONCURRENCY, …), then from the options.
 
-Exit codes: 0 done; 1 the task failed or was cancelled, or is not done; 2 usage or configuration;
-3 Redis cannot be reached; 130 interrupted with Ctrl+C.
+Exit codes: 0 done; 1 the task failed or was cancelled, or is not done; 2 usage or configuration, or a
+task that nobody knows; 3 Redis cannot be reached; 130 interrupted with Ctrl+C.
 """
 
 

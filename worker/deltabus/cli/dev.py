@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -15,6 +16,7 @@ from deltabus.cli.queues import look
 from deltabus.cli.screens import Screen
 from deltabus.cli.server import connect
 from deltabus.cli.worker import command
+from deltabus.errors import BusUnavailable
 from deltabus.settings import Settings
 
 #: Where every Redis client looks if nobody tells it otherwise.
@@ -95,12 +97,15 @@ def _found(session: Session, url: str) -> bool:
 
 def _say_when_ready(screen: Screen, settings: Settings, found: bool) -> None:
     """Once a worker is there: where things are, and what to type in the other terminal."""
-    with connect(settings) as client:
+    from redis.exceptions import RedisError
+
+    # Where Redis goes away, this is being ended.
+    with suppress(RedisError, BusUnavailable), connect(settings) as client:
         while not any(state.workers for state in look(client, settings.queues[:1], settings.rq_key_prefix)):
             time.sleep(LOOK_AGAIN)
-    export = "" if found else f"  export DELTABUS_REDIS_URL={settings.redis_url}\n"
-    screen.answer(
-        f"Redis     {settings.redis_url} (private, in memory)\n"
-        f"Worker    queues {', '.join(settings.queues)}; providers {', '.join(settings.providers)}\n"
-        f'\nIn another terminal:\n{export}  deltabus chat "hello"\n\nCtrl+C ends both.\n'
-    )
+        export = "" if found else f"  export DELTABUS_REDIS_URL={settings.redis_url}\n"
+        screen.answer(
+            f"Redis     {settings.redis_url} (private, in memory)\n"
+            f"Worker    queues {', '.join(settings.queues)}; providers {', '.join(settings.providers)}\n"
+            f'\nIn another terminal:\n{export}  deltabus chat "hello"\n\nCtrl+C ends both.\n'
+        )

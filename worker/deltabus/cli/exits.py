@@ -13,7 +13,7 @@ from deltabus.errors import BusUnavailable, ConfigError, DeltabusError, TaskErro
 DONE: Final = 0
 #: The task failed, was cancelled, or is not done in the time given; or a check found something wrong.
 FAILED: Final = 1
-#: The command line, an argument or the configuration is wrong.
+#: The command line, an argument or the configuration is wrong; a task id is unknown, or taken.
 USAGE: Final = 2
 #: Redis cannot be reached.
 UNREACHABLE: Final = 3

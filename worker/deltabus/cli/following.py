@@ -63,6 +63,7 @@ async def follow(
     Raises:
         TaskFailed, TaskCancelled: the task ended so.
     """
+    screen.wait(f"following {task.id}")
     beside = asyncio.create_task(waiting) if waiting else None
     try:
         # As published, byte for byte; and read, to know where the task is.
@@ -76,6 +77,8 @@ async def follow(
                     screen.line(message)
                 else:
                     screen.show(pieces)
+                if isinstance(event, events.Started):
+                    screen.wait(f"attempt {event.attempt} is at work")
                 raise_if_lost(event)
     finally:
         if beside:
