@@ -41,6 +41,17 @@ CHAT = "deltabus.tasks.chat"
 PROMPT = "the quick brown prompt jumps"
 
 
+KILLED_AT = """
+import os, signal, sys
+from deltabus.ledger import Ledger
+from rq.cli import main
+async def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+Ledger.{step} = die
+main(sys.argv[1:])
+"""
+
+
 class Site:
     """A Redis, workers on it, and a look at what they leave there."""
 
@@ -136,6 +147,18 @@ class Site:
             yield process
         finally:
             process.close()
+
+    def work_until_killed_at(self, step: str, *queues: str, **environ: str) -> None:
+        """Run an AsyncWorker as a process that is killed when it comes to this step of its `Ledger`."""
+        command = [sys.executable, "-c", KILLED_AT.format(step=step), "worker", "--url", self.url]
+        killed = subprocess.run(
+            [*command, "--worker-class", "deltabus.worker.AsyncWorker", *(queues or ["chat"])],
+            env={**os.environ, **environ},
+            capture_output=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
 
     def rq(self, *arguments: str) -> str:
         """What `rq <arguments>` prints; for commands that come to an end and change nothing in this process."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 
 import pytest
 from rq.suspension import resume, suspend
@@ -202,22 +199,9 @@ def test_a_worker_without_work_asks_redis_for_nothing(site):
     assert calls["hset"] <= 5
 
 
-KILLED_IN_BETWEEN = """
-import os, signal, sys
-from deltabus.ledger import Ledger
-async def start(self, *_):
-    os.kill(os.getpid(), signal.SIGKILL)
-Ledger.start = start
-from rq.cli import main
-main(sys.argv[1:])
-"""
-
-
 def test_a_job_whose_worker_is_killed_before_it_starts_is_in_a_list_and_runs_elsewhere(site):
     job = site.enqueue("low")
-    command = [sys.executable, "-c", KILLED_IN_BETWEEN, "worker", "--worker-class", "deltabus.worker.AsyncWorker"]
-    killed = subprocess.run([*command, "--url", site.url, "high", "low"], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    site.work_until_killed_at("start", "high", "low")
     assert site.redis.lrange("rq:queue:low:intermediate", 0, -1) == [job.id.encode()]
     assert site.log(job.id) == []
     with site.worker("high", "low", settings=site.settings(lease=0.3, heartbeat_interval=0.1)):

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 from rq import Callback, Repeat, Retry
+from rq.command import send_stop_job_command
 from rq.exceptions import DuplicateJobError
 from rq.job import JobStatus
 from rq.rate_limit import RateLimit, RateLimitRegistry
@@ -14,6 +15,7 @@ from rq.results import Result
 
 from deltabus import events, keys
 from deltabus.events import Cancelled, Completed, Failed, Retrying
+from deltabus.jobs import OPEN_FIELD
 
 #: Fails the first time, for a reason for which the bus itself does not try again.
 FAILS_ONCE = {"error": "not_found", "fail_attempts": 1}
@@ -131,12 +133,26 @@ def test_a_job_that_is_settled_but_not_booked_is_booked_and_not_run_again(site):
     site.work()
     sealed = site.log(job.id)
     site.redis.delete(f"rq:results:{job.id}", "rq:finished:chat")
-    site.redis.hset(job.key, mapping={"status": "queued", "ended_at": ""})
+    site.redis.hset(job.key, mapping={"status": "queued", "ended_at": "", OPEN_FIELD: 1})
     site.redis.rpush("rq:queue:chat", job.id)
     site.work()
     assert site.log(job.id) == sealed
     assert site.fetch(job).get_status() is JobStatus.FINISHED
     assert site.fetch(job).return_value() == sealed[-1].result
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_workers_that_die_between_the_seal_and_the_booking_do_not_make_it_run_again(site, deaths):
+    job = site.enqueue()
+    for _ in range(deaths):
+        site.work_until_killed_at("succeed", DELTABUS_LEASE="0.3", DELTABUS_HEARTBEAT_INTERVAL="0.1")
+    sealed = site.log(job.id)
+    assert [type(event).__name__ for event in sealed if not isinstance(event, events.Delta)] == ["Started", "Completed"]
+    with site.worker(settings=site.settings(lease=0.3, heartbeat_interval=0.1)):
+        assert site.booked(job).return_value == sealed[-1].result
+    assert site.log(job.id) == sealed
+    assert site.fetch(job).get_status() is JobStatus.FINISHED
+    assert site.leftovers() == set()
 
 
 # Schedule
@@ -233,3 +249,40 @@ def test_a_success_callback_that_raises_is_retried_without_calling_the_provider_
     assert site.story(job.id) == ["started", "delta", "completed"]
     assert site.log(job.id)[0].attempt == 1
     assert site.fetch(job).get_status() is JobStatus.FINISHED
+
+
+def test_a_cancelled_job_that_is_requeued_runs_as_the_next_attempt(site):
+    job = site.enqueue()
+    site.redis.set(keys.cancel(job.id), "not now")
+    site.work()
+    assert isinstance(site.ending(job.id), Cancelled)
+    site.queue().canceled_job_registry.requeue(site.fetch(job))
+    site.work()
+    assert isinstance(site.ending(job.id), Completed)
+    assert site.fetch(job).get_status() is JobStatus.FINISHED
+
+
+def test_a_stopped_job_that_is_requeued_runs_as_the_next_attempt(site):
+    with site.worker():
+        job = site.enqueue(script={"words": 100, "interval": 0.01})
+        site.streams(job.id)
+        send_stop_job_command(site.redis, job.id, serializer="json")
+        assert site.booked(job)
+    site.fetch(job).requeue()
+    site.work()
+    assert isinstance(site.ending(job.id), Completed)
+    assert site.log(job.id)[0].attempt == 2
+
+
+@pytest.mark.parametrize("worker", ["ours", "RQ's"])
+def test_an_id_that_is_used_again_after_rq_has_forgotten_it_runs_again(site, worker):
+    work = site.work if worker == "ours" else site.work_simply
+    job = site.enqueue(job_id="daily", script={"text": "yesterday"})
+    work()
+    site.fetch(job).delete()
+    assert site.redis.exists(keys.log("daily"))
+    site.enqueue(job_id="daily", script={"text": "today"})
+    work()
+    assert site.ending("daily").result["choices"][0]["message"]["content"] == "today"
+    assert site.log("daily")[0].attempt == 2
+    assert site.fetch("daily").return_value() == site.ending("daily").result

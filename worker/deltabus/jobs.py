@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, cast
 import msgspec
 import structlog
 from redis import Redis
+from redis.client import Pipeline
 from rq.job import Job, JobStatus
 
 from deltabus.allowlist import AllowList
@@ -24,6 +25,12 @@ log = structlog.get_logger("deltabus.jobs")
 
 #: Stands in for a payload that there is not.
 NO_CALL: Final = b'["", null, [], {}]'
+
+#: Field of a job's hash that is there from the job's start until RQ's records say how it ended. An ending on the
+#: log is this round's while it is there, and that of a former round afterwards: the job was enqueued again.
+OPEN_FIELD: Final = "deltabus_open"
+
+_ENDED: Final = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
 
 #: Seconds: no time in a job may be longer. It is more than thirty years, and less than what timers can count.
 LONGEST: Final = 10**9
@@ -89,6 +96,12 @@ class BusJob(Job):
     def stopped_callback(self) -> Callable[..., Any] | None:
         """The registered callback, if the job names one; raises `UnknownTask`."""
         return self._callback(self._stopped_callback_name)
+
+    def save(self, pipeline: Pipeline | None = None, include_meta: bool = True, include_result: bool = True) -> None:
+        """See `Job.save`. Saved with an ending, the job is not open any more."""
+        super().save(pipeline, include_meta, include_result)
+        if self._status in _ENDED:
+            (self.connection if pipeline is None else pipeline).hdel(self.key, OPEN_FIELD)
 
     def _callback(self, name: str | None) -> Callable[..., Any] | None:
         return self.allow.callback(name) if name else None

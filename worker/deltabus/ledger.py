@@ -26,7 +26,7 @@ from rq.utils import utcformat
 
 from deltabus.commit import Call, GroupCommit, pack
 from deltabus.errors import ErrorInfo, TaskFailed
-from deltabus.jobs import BusJob, JSONSerializer
+from deltabus.jobs import OPEN_FIELD, BusJob, JSONSerializer
 from deltabus.queues import BusQueue
 from deltabus.scripts import BOOK
 
@@ -78,6 +78,7 @@ class Ledger:
         pipeline = self._recorder()
         execution = Execution.create(job, EXECUTION_TTL, pipeline=pipeline, worker_name=self._worker_name)
         job.prepare_for_execution(self._worker_name, pipeline=pipeline)
+        pipeline.hset(job.key, OPEN_FIELD, 1)
         pipeline.persist(job.key)
         intermediate = IntermediateQueue.get_intermediate_queue_key(queue_key)
         outcome = await self._submit(intermediate, ["listed", job.id, job.key, execution.key], pipeline)
@@ -196,7 +197,7 @@ class Ledger:
         job.ended_at = _now()
         job._status = status  # noqa: SLF001
         pipeline.hset(job.key, mapping={"status": status.value, "ended_at": utcformat(job.ended_at)})
-        pipeline.hdel(job.key, LOST_FIELD, FAILURES_FIELD)  # whoever requeues it begins anew
+        pipeline.hdel(job.key, OPEN_FIELD, LOST_FIELD, FAILURES_FIELD)  # whoever requeues it begins anew
         if counter:
             pipeline.hincrby(self._worker_key, counter, 1)
         if job.started_at:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from rq.executions import Execution
 from rq.rate_limit import release_slot
 
-from deltabus import jobs, tasks
+from deltabus import jobs
 from deltabus.engine import Context, Ending, Engine, HandBack, LeftToRQ, Parked, Run
 from deltabus.errors import (
     BusError,
@@ -30,7 +30,7 @@ from deltabus.errors import (
 )
 from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.intake import Taken
-from deltabus.jobs import BusJob
+from deltabus.jobs import OPEN_FIELD, BusJob
 from deltabus.ledger import FAILURES_FIELD, LOST_FIELD, Ledger, Outcome
 from deltabus.settings import Settings
 
@@ -86,6 +86,7 @@ class Slot:
             may_park=True,
             is_booked=self._is_booked,
         )
+        self._open = False
         self._lost = 0
         self._error: TaskError | None = None
         try:
@@ -169,6 +170,7 @@ class Slot:
         if not taken.fields:
             raise jobs.UnreadableJob("the queue holds this id, but there is no job hash: it expired or never was")
         self.job = job = jobs.restore(taken.id, taken.fields, connection=self._station.connection, queue=taken.queue)
+        self._open = OPEN_FIELD.encode() in taken.fields
         self._lost = jobs.count(taken.fields, LOST_FIELD)
         if self._lost >= self._station.settings.max_deliveries:
             raise WorkerLost(f"{self._lost} workers died while they ran this task (`max_deliveries`)")
@@ -234,7 +236,10 @@ class Slot:
         await asyncio.get_running_loop().run_in_executor(self._station.bookkeepers, book, *args)
 
     async def _is_booked(self, event: Terminal) -> bool:
-        return await asyncio.to_thread(tasks.is_booked, self.job, event)
+        if not self._open:
+            return True
+        result = await asyncio.to_thread(self.job.latest_result)
+        return result is not None and result.execution_id == event.execution
 
 
 async def _no_handler(_: Context) -> Any:

@@ -114,7 +114,7 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
                     worker=job.worker_name or "rq",
                     execution=_execution(job),
                     rq_retries_in=job.get_retry_interval() if job.should_retry else None,
-                    is_booked=lambda event: asyncio.to_thread(is_booked, job, event),
+                    is_booked=lambda event: _is_booked(job, event),
                 )
             )
         finally:
@@ -142,10 +142,9 @@ def _execution(job: Job) -> str | None:
     return executions[-1].id if executions else None
 
 
-def is_booked(job: Job, event: Terminal) -> bool:
-    """Whether RQ has recorded this ending of the job, so that being there again means a new round. Blocks."""
-    result = job.latest_result()
-    if result is not None and result.execution_id == event.execution:
+async def _is_booked(job: Job, event: Terminal) -> bool:
+    """Whether RQ has recorded this ending, or has enqueued the job after it: then this is a new round."""
+    if job.enqueued_at is not None and job.enqueued_at.timestamp() > event.at:
         return True
-    # A repetition may find no result of the round before: it was not to be kept, or has expired.
-    return job.repeats_left is not None and job.ended_at is not None and job.ended_at.timestamp() >= event.at
+    result = await asyncio.to_thread(job.latest_result)
+    return result is not None and result.execution_id == event.execution
