@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from deltabus import keys
 from deltabus.events import Completed, Failed, Started
+from deltabus.jobs import OPEN_FIELD
 from deltabus.log import Log
 from deltabus.settings import Settings
 
@@ -87,6 +88,7 @@ def test_a_crash_between_the_seal_and_the_bookkeeping_is_repaired_without_the_pr
             await log.aclose()
 
     asyncio.run(seal())
+    scene.redis.hset(f"rq:job:{task.id}", OPEN_FIELD, 1)  # it was started, and is not booked
     with scene.worker():
         assert scene.redis.xread({f"rq:results:{task.id}": "0"}, block=20_000)
         scene.nothing_is_left()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from rq.suspension import resume, suspend
 from rq.worker import Worker
 from rq.worker.base import WorkerStatus
 
-from deltabus.events import Completed
+from deltabus.events import Completed, Started
 
 SHORT = {"words": 3, "interval": 0.005}
 LONG = {"words": 10_000, "interval": 0.02}
@@ -207,4 +208,29 @@ def test_a_job_whose_worker_is_killed_before_it_starts_is_in_a_list_and_runs_els
     with site.worker("high", "low", settings=site.settings(lease=0.3, heartbeat_interval=0.1)):
         assert isinstance(site.ending(job.id), Completed)
     assert site.log(job.id)[0].attempt == 1
+    assert site.leftovers() == set()
+
+
+def age(site, seconds):
+    """Let the time that Redis counts pass."""
+    for key in site.redis.keys("*"):
+        if key.startswith((b"rq:wip:", b"rq:executions:", b"deltabus:workers")):
+            for member in site.redis.zrange(key, 0, -1):
+                site.redis.zincrby(key, -seconds, member)
+        if (left := site.redis.ttl(key)) > 0:
+            site.redis.expire(key, max(0, left - seconds))
+
+
+def test_what_ran_when_all_workers_went_down_runs_again_hours_later(site):
+    with site.process("worker", "--worker-class", "deltabus.worker.AsyncWorker", "chat") as worker:
+        job = site.enqueue(script={"words": 50, "interval": 0.02})
+        site.streams(job.id)
+        worker.signal(signal.SIGKILL)
+        worker.wait()
+    age(site, 6 * 3600)
+    site.rq("info")  # RQ cleans up its registries whenever somebody looks at them
+    with site.worker(settings=site.settings(lease=0.3, heartbeat_interval=0.1)):
+        assert isinstance(site.ending(job.id), Completed)
+    assert site.log(job.id)[0].attempt == 1
+    assert [event.attempt for event in site.log(job.id) if isinstance(event, Started)] == [1, 2]
     assert site.leftovers() == set()

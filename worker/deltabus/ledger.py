@@ -30,9 +30,10 @@ from deltabus.jobs import OPEN_FIELD, BusJob, JSONSerializer
 from deltabus.queues import BusQueue
 from deltabus.scripts import BOOK
 
-#: Seconds after which stock RQ maintenance takes an execution for abandoned: what RQ's own worker asks for.
-#: Our own leases (see `recovery`) are much shorter; this one only must never run out before them.
-EXECUTION_TTL: Final = 120
+#: Seconds after which RQ takes an execution for abandoned, and fails its job behind the log's back: whoever looks at a
+#: registry sets that off, even `rq info`. Our own leases (see `recovery`) are much shorter, but somebody must be there
+#: to see them run out: this is how long all workers may be away.
+EXECUTION_TTL: Final = 7 * 24 * 3600
 
 #: Field of a job's hash that counts how often the job lost its worker.
 LOST_FIELD: Final = "deltabus_lost"

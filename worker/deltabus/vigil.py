@@ -17,7 +17,7 @@ from rq.worker.base import WorkerStatus
 
 from deltabus import keys
 from deltabus.engine import Engine
-from deltabus.ledger import Ledger
+from deltabus.ledger import EXECUTION_TTL, Ledger
 from deltabus.recovery import Recovery
 from deltabus.slot import Slot
 
@@ -122,6 +122,7 @@ class Vigil:
             await self.show(WorkerStatus.BUSY if self._slots else WorkerStatus.IDLE)
         pipeline = self._redis.pipeline(transaction=False)
         self._worker.heartbeat(pipeline=pipeline)  # type: ignore[arg-type] # it only composes commands
+        pipeline.expire(self._worker.executions_key, EXECUTION_TTL)  # RQ's heartbeat gives it minutes
         created, *_ = await pipeline.execute()
         if created:  # Redis lost the worker's hash, or this process slept for longer than it lives
             await asyncio.to_thread(self._worker.register_again)
