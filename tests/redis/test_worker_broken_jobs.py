@@ -190,3 +190,18 @@ def test_a_job_is_in_a_list_even_if_it_cannot_be_started(site, key):
     site.redis.rpoplpush("rq:queue:chat:intermediate", "rq:queue:chat")
     site.work()
     assert isinstance(site.ending(job.id), Completed)
+
+
+def test_rqs_maintenance_goes_on_after_a_job_that_it_cannot_read(site, capfd):
+    site.redis.hset("rq:job:broken", mapping={"data": "[]", "status": "lost"})
+    site.redis.zadd("rq:wip:chat", {"broken:execution": 1})
+    with site.worker(options={"maintenance_interval": 0.05}):
+        site.until(lambda: site.redis.exists("rq:clean_registries:chat"))
+        assert isinstance(site.ending(site.enqueue().id), Completed)
+        # Somebody mends it; and a job of a stock worker has been abandoned.
+        site.redis.zrem("rq:wip:chat", "broken:execution")
+        site.redis.hset("rq:job:abandoned", mapping={"data": "[]", "status": "started", "origin": "chat"})
+        site.redis.zadd("rq:wip:chat", {"abandoned:execution": 1})
+        site.redis.delete("rq:clean_registries:chat")
+        site.until(lambda: site.redis.zscore("rq:failed:chat", "abandoned"))
+    assert "a duty of the worker failed, and begins again" in capfd.readouterr().err

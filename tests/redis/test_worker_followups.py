@@ -35,6 +35,10 @@ def raises(job, connection, *_):
     connection.rpush("{CALLS}", "raises")
     raise RuntimeError("the callback is broken")
 
+def takes_long(job, connection, *_):
+    while True:
+        connection.ping()
+
 async def coroutine(job, connection, *_):
     connection.rpush("{CALLS}", "coroutine")
 """
@@ -43,7 +47,7 @@ async def coroutine(job, connection, *_):
 @pytest.fixture
 def hooks(install):
     """Callbacks, registered as a package registers them."""
-    names = ["on_success", "on_failure", "on_stopped", "raises", "coroutine"]
+    names = ["on_success", "on_failure", "on_stopped", "raises", "takes_long", "coroutine"]
     install("hooks", HOOKS, callbacks={name: f"hooks:{name}" for name in names})
 
 
@@ -172,6 +176,14 @@ def test_a_failure_callback_that_raises_replaces_the_recorded_failure_as_in_rq(s
     assert site.ending(job.id).error.code == "not_found"
     assert "the callback is broken" in site.fetch(job).latest_result().exc_string
     assert site.fetch(job).get_status() is JobStatus.FAILED
+
+
+def test_a_callback_that_takes_too_long_is_ended(site, hooks):
+    job = site.enqueue(on_success=Callback("hooks.takes_long", timeout=1))
+    site.work()
+    assert isinstance(site.ending(job.id), Completed)
+    assert site.fetch(job).get_status() is JobStatus.FAILED
+    assert "exceeded maximum timeout value (1 seconds)" in site.fetch(job).latest_result().exc_string
 
 
 @pytest.mark.parametrize("moment", ["on_success", "on_failure", "on_stopped"])

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import JOB_ID_PATTERN, Job
 from rq.suspension import WORKERS_SUSPENDED
@@ -195,7 +195,11 @@ class _Wait:
                 run.cancel()  # still connecting: nothing has been asked for
                 return
             # The answer is 0 while BLMOVE is on its way to the server: ask again.
-            if await redis.client_unblock(self._client_id):
+            try:
+                if await redis.client_unblock(self._client_id):
+                    return
+            except (RedisError, OSError):
+                run.cancel()  # it closes its connection, which is of no use any more
                 return
 
     async def aclose(self) -> None:

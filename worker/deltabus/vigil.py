@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -72,7 +72,8 @@ class Vigil:
     async def kept(self, stopped: asyncio.Event) -> AsyncIterator[None]:
         """Keep vigil while the block runs. It is entered with a lease, or when the worker is told to stop."""
         await self._get_a_lease(stopped)
-        duties = [asyncio.create_task(duty()) for duty in (self._patrol, self._beat, self._listen, self._maintain)]
+        every = (self._patrol, self._beat, self._listen, self._maintain)
+        duties = [asyncio.create_task(_lastingly(duty)) for duty in every]
         try:
             yield
         finally:
@@ -195,3 +196,13 @@ class Vigil:
             except (RedisError, OSError) as exc:
                 log.warning("maintenance put off", error=str(exc))
             await asyncio.sleep(self._worker.maintenance_interval)
+
+
+async def _lastingly(duty: Callable[[], Awaitable[None]]) -> None:
+    """Whatever a duty meets, it begins again: without its heart, a healthy worker would be taken for dead."""
+    while True:
+        try:
+            await duty()
+        except Exception:
+            log.exception("a duty of the worker failed, and begins again", duty=duty.__name__.strip("_"))
+        await asyncio.sleep(RECONNECT)
