@@ -1,8 +1,8 @@
 """HTTP: one request, one answer, read as it comes. The only file that knows httpx and aiohttp, and their exceptions.
 
 httpx's requests go straight to aiohttp's transport, without `httpx.AsyncClient` between them: what the client
-would add is not wanted here (cookies shared by all producers, redirects, an INFO line with the whole URL
-for every request), and costs as much CPU as the rest of a request.
+would add is not wanted here: cookies shared by all producers, redirects, an INFO line with the whole URL
+for every request.
 """
 
 from __future__ import annotations
