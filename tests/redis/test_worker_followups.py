@@ -15,6 +15,7 @@ from rq.queue import Queue
 from rq.webhook import Webhook
 
 from deltabus.events import Cancelled, Completed, Failed
+from deltabus.worker import AsyncWorker
 
 FAILS = {"error": "not_found"}
 
@@ -284,3 +285,33 @@ def test_without_the_default_exception_handler_failures_are_not_kept(site):
     assert site.fetch(job).get_status() is JobStatus.FAILED
     assert site.queue().failed_job_registry.count == 0
     assert site.fetch(job).latest_result() is None
+
+
+def test_an_exception_handler_that_raises_does_not_keep_the_failure_from_being_recorded(site, capfd):
+    def broken(job, *exc_info):
+        raise RuntimeError("the handler is broken")
+
+    job, other = site.enqueue(script=FAILS), site.enqueue()
+    site.make(exception_handlers=[broken]).work(burst=True)
+    assert site.fetch(job).get_status() is JobStatus.FAILED
+    assert "not_found" in site.fetch(job).latest_result().exc_string
+    assert isinstance(site.ending(other.id), Completed)
+    assert "the handler is broken" in capfd.readouterr().err
+
+
+def test_an_ending_that_rq_could_not_record_is_recorded_later(site, hooks, monkeypatch):
+    record, asked = AsyncWorker.handle_job_failure, []
+
+    def record_at_second_try(*args, **options):
+        asked.append(args)
+        if len(asked) > 1:  # RQ logs an error of Redis, and returns
+            record(*args, **options)
+
+    monkeypatch.setattr(AsyncWorker, "handle_job_failure", record_at_second_try)
+    job = site.enqueue(script=FAILS, on_failure=Callback("hooks.on_failure"))
+    site.work()
+    assert len(asked) == 2
+    assert site.types(job.id) == ["started", "failed"]
+    assert site.fetch(job).get_status() is JobStatus.FAILED
+    assert job.id in site.queue().failed_job_registry
+    assert site.leftovers() == set()

@@ -76,6 +76,18 @@ def test_many_jobs_run_at_once_in_one_process(site):
     assert most_at_once(site, jobs) == 30
 
 
+def test_workers_share_their_queues_and_no_job_runs_twice(site):
+    settings = site.settings(concurrency=5)
+    with site.worker("a", "b", settings=settings), site.worker("b", "a", settings=settings):
+        jobs = [site.enqueue(queue, script=SHORT) for queue in "abba" * 10]
+        for job in jobs:
+            assert isinstance(site.ending(job.id), Completed)
+    assert {site.log(job.id)[0].attempt for job in jobs} == {1}
+    assert {site.types(job.id).count("started") for job in jobs} == {1}
+    assert len({site.fetch(job).worker_name for job in jobs}) == 2
+    assert site.leftovers() == set()
+
+
 def test_the_jobs_of_a_burst_may_enqueue_others_behind_them(site):
     first = site.enqueue(script=SHORT)
     chain = [first]
@@ -191,7 +203,8 @@ def test_a_worker_without_work_asks_redis_for_nothing(site):
                 while number:
                     number -= next(messages)["data"] == b"hset"
 
-            beats(1)
+            while site.redis.info("clients")["blocked_clients"] < 2:
+                beats(1)
             site.redis.config_resetstat()
             beats(3)
         calls = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in site.redis.info("commandstats").items()}

@@ -168,6 +168,10 @@ class Ledger:
         execution.delete(job, pipeline)
         return await self._submit(execution.key, ["running", ""], pipeline)
 
+    async def is_running(self, execution: Execution) -> bool:
+        """Whether RQ's records say that this execution goes on."""
+        return bool(await self._redis.exists(execution.key))
+
     async def statuses(self, listed: Sequence[BusJob]) -> list[str | None]:
         """What RQ has as the jobs' statuses, in one pipeline; None where there is no such job any more."""
         pipeline = self._redis.pipeline(transaction=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -209,7 +209,7 @@ class Slot:
                 or ttl == 0
                 or await ledger.succeed(job, execution, ending.result, ttl=ttl) is Outcome.REFUSED
             ):
-                await self._by_rq(books.book_success, job, execution, ending.result)
+                await self._by_rq(books.book_success, execution, ending.result)
         elif isinstance(ending, Failed):
             job.retries_left = 0  # it is settled: another round could only book it again
             if (
@@ -217,23 +217,35 @@ class Slot:
                 or books.books_every_failure
                 or await ledger.fail(job, execution, ending.error) is Outcome.REFUSED
             ):
-                await self._by_rq(books.book_failure, job, execution, ending.error)
+                await self._by_rq(books.book_failure, execution, ending.error)
         elif isinstance(ending, Cancelled):
             if self._stopped:
-                await self._by_rq(books.book_stopped, job, execution)
+                await self._by_rq(books.book_stopped, execution)
             else:
                 await (ledger.forget if self._deleted else ledger.cancel)(job, execution)
                 if job.rate_limit_key:
-                    await self._by_rq(release_slot, job)
+                    await self._in_thread(release_slot, job)
         elif isinstance(ending, LeftToRQ):
-            await self._by_rq(books.book_failure, job, execution, ending.error)
+            await self._by_rq(books.book_failure, execution, ending.error)
         elif isinstance(ending, Parked):
             await ledger.park(job, execution, delay=ending.delay, failures=ending.failures)
         else:
             await ledger.hand_back(job, execution, self._queue_key)
 
-    async def _by_rq(self, book: Any, *args: Any) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._station.bookkeepers, book, *args)
+    async def _by_rq(self, book: Callable[..., None], execution: Execution, *args: Any) -> None:
+        """Let RQ's own code book the job, if it is still ours.
+
+        Raises:
+            BusError: it could not: it logs what Redis says, and goes on as if nothing were the matter.
+        """
+        ledger = self._station.ledger
+        if await ledger.is_running(execution):
+            await self._in_thread(book, self.job, execution, *args)
+            if await ledger.is_running(execution):
+                raise BusError("RQ's record of the job's end could not be written")
+
+    async def _in_thread(self, work: Callable[..., Any], *args: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._station.bookkeepers, work, *args)
 
     async def _is_booked(self, event: Terminal) -> bool:
         if not self._open:

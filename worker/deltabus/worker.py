@@ -217,7 +217,10 @@ class AsyncWorker(BaseWorker):
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Call the exception handlers, without RQ's log line, which holds the job's arguments."""
         log.info("job failed", task=job.id, queue=job.origin, error=str(exc_info[1]))
-        call_exception_handlers(self._exc_handlers, job, *exc_info)
+        try:
+            call_exception_handlers(self._exc_handlers, job, *exc_info)
+        except Exception:
+            log.exception("an exception handler failed", task=job.id)
 
     def _queue(self, job: BusJob) -> Queue:
         return self.queue_class(job.origin, connection=self.connection, job_class=BusJob, serializer=JSONSerializer)
