@@ -188,13 +188,13 @@ def test_a_worker_that_redis_has_forgotten_comes_back(site):
         site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
         site.redis.delete(worker.key, "rq:workers", "rq:workers:chat")
         site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
-        assert [seen.name for seen in Worker.all(connection=site.redis)] == [worker.name]
+        site.until(lambda: [seen.name for seen in Worker.all(connection=site.redis)] == [worker.name])
         assert site.redis.ttl(worker.key) > 0
 
 
 def test_a_worker_without_work_asks_redis_for_nothing(site):
     with site.worker("high", "low", settings=site.settings(heartbeat_interval=0.2)) as worker:
-        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+        site.until(lambda: site.redis.info("clients")["blocked_clients"] == 2)
         with site.redis.pubsub(ignore_subscribe_messages=True) as changes:
             changes.subscribe(f"__keyspace@0__:{worker.key}")
             messages = changes.listen()
