@@ -29,6 +29,9 @@ from deltabus.scripts import TAKE
 #: Seconds that one blocked wait lasts before it is renewed.
 BLOCK: Final = 10.0
 
+#: Seconds that a wait may take to hear that it is over, before it is told again.
+END_AGAIN: Final = 0.02
+
 #: Seconds beyond `BLOCK` after which a silent connection is taken for dead.
 GRACE: Final = 5.0
 
@@ -173,11 +176,11 @@ class _Wait:
     async def run(self, source: str, target: str, *, moves: bool) -> bytes | None:
         """BLMOVE; the id of a job that was moved, None where it was only seen or nothing came."""
         connection = self._connection
-        if self._client_id is None:
-            await connection.connect()
-            await connection.send_command("CLIENT", "ID")
-            self._client_id = int(await connection.read_response())
         try:
+            if self._client_id is None:
+                await connection.connect()
+                await connection.send_command("CLIENT", "ID")
+                self._client_id = int(await connection.read_response())
             await connection.send_command("BLMOVE", source, target, "LEFT", "RIGHT" if moves else "LEFT", BLOCK)
             job_id = await connection.read_response(timeout=BLOCK + GRACE)
         except ResponseError:
@@ -191,16 +194,16 @@ class _Wait:
     async def end(self, run: asyncio.Task[bytes | None], redis: Redis) -> None:
         """Make `run` return now, with its job if it has one by now."""
         while not run.done():
-            if self._client_id is None:
-                run.cancel()  # still connecting: nothing has been asked for
-                return
-            # The answer is 0 while BLMOVE is on its way to the server: ask again.
             try:
-                if await redis.client_unblock(self._client_id):
-                    return
+                if self._client_id is None:
+                    run.cancel()  # still connecting: nothing has been asked for
+                else:
+                    await redis.client_unblock(self._client_id)
             except (RedisError, OSError):
                 run.cancel()  # it closes its connection, which is of no use any more
-                return
+            # Either may have to be done again: BLMOVE can be on its way to the server still, and Python 3.11's
+            # wait_for, in which redis-py connects, may swallow a cancellation (python/cpython#86296).
+            await asyncio.wait([run], timeout=END_AGAIN)
 
     async def aclose(self) -> None:
         self._client_id = None
