@@ -167,10 +167,13 @@ def test_a_registered_function_that_cannot_be_imported(site, refused, install):
     refused(put(site, data), "unknown_task", "function", "broken 1.0", "RuntimeError: no licence")
 
 
-def test_a_registered_function_that_is_no_task(site, refused, install):
-    install("plain", "def run(envelope): pass", tasks={"run": "plain:run"})
+@pytest.mark.parametrize(
+    ("source", "words"), [("def run(_): pass", "`deltabus.tasks.task`"), ("run = 5", "is not callable")]
+)
+def test_a_registered_function_that_is_no_task(site, refused, install, source, words):
+    install("plain", source, tasks={"run": "plain:run"})
     data = call({"request": REQUEST}, function="plain.run")
-    refused(put(site, data), "unknown_task", "function", "`deltabus.tasks.task`")
+    refused(put(site, data), "unknown_task", "function", words)
 
 
 ENVELOPES = {

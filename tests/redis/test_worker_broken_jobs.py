@@ -40,7 +40,7 @@ BROKEN = {
     "enqueue_at_front": [b"", b"yes"],
     "number_of_retries": [b"x"],
     "retries_left": [b"x"],
-    "retry_intervals": [b"[", b"{}", b'["1"]', b"5"],
+    "retry_intervals": [b"[", b"{}", b'["1"]', b"5", b"[]"],
     "enqueue_at_front_on_retry": [b"x"],
     "repeats_left": [b"x"],
     "repeat_intervals": [b"[", b"5", b'["x"]'],
