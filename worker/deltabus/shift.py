@@ -210,7 +210,7 @@ class Shift:
             self._intake.reorder(self._worker.order_after(taken.queue))
 
     def _free(self, task: asyncio.Task[None]) -> None:
-        del self._slots[task]
+        self.abandoned += self._slots.pop(task).stranded
         self._idle_since = time.monotonic()
         self._slot_freed.set()
 
@@ -233,7 +233,7 @@ class Shift:
             for slot in self._slots.values():
                 slot.hand_back()
             await asyncio.wait([finished], timeout=HAND_BACK_TIMEOUT)
-        self.abandoned = len(self._slots)  # Redis is away
+        self.abandoned += len(self._slots)  # Redis is away
         for task in self._slots:
             task.cancel()
         await finished

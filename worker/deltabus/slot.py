@@ -87,6 +87,8 @@ class Slot:
             is_booked=self._is_booked,
         )
         self._open = False
+        #: The job could be neither booked nor given back.
+        self.stranded = False
         self._lost = 0
         self._error: TaskError | None = None
         try:
@@ -154,7 +156,8 @@ class Slot:
                 error = WorkerLost("it cannot be settled on its log; the worker's log has the details")
                 await ledger.fail(self.job, self.execution, error.info)
         except (RedisError, BusError):
-            log.exception("a job could not be given back; it waits for this worker to end", task=self.task)
+            self.stranded = True
+            log.exception("a job could not be given back; it waits for this worker's lease to run out", task=self.task)
 
     def _read(self, taken: Taken) -> None:
         """Make a job of the hash, and a run of the job.
