@@ -198,10 +198,11 @@ class _Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close with a reset: what was sent and not yet received is lost."""
         assert self._transport is not None
-        with suppress(OSError):
-            # On, for no time: closing sends RST.
-            linger = struct.pack("ii", 1, 0)
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        # A connection over TLS that is closing may have none any more.
+        if (open_socket := self._transport.get_extra_info("socket")) is not None:
+            with suppress(OSError):
+                # On, for no time: closing sends RST.
+                open_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
     async def _converse(self) -> None:
