@@ -44,6 +44,7 @@ class Scene:
             finally:
                 process.process.send_signal(signal.SIGCONT)
                 process.process.kill()
+                print(process.said)  # noqa: T201 # shown where the test fails
 
     def chat(self, count: int = 1, *, retry: dict[str, Any] | None = None, **script: Any) -> list[Task]:
         """Tasks that the echo provider carries out as `script` says."""

@@ -149,8 +149,9 @@ class Shift:
             try:
                 going_on = await self._take_some()
                 pause = BACKOFF[0]
-            except (RedisError, OSError) as exc:
-                log.warning("cannot take jobs, trying again", error=str(exc), seconds=pause)
+            except Exception as exc:
+                away = isinstance(exc, RedisError | OSError)
+                log.warning("cannot take jobs, trying again", error=str(exc), seconds=pause, exc_info=not away)
                 await self._stopped_within(pause)
                 going_on, pause = True, min(pause * 2, BACKOFF[1])
             if not going_on:
