@@ -47,7 +47,7 @@ format: $(DEV)
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(PEER) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .cache build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find worker plugins tests ops -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

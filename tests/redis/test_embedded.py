@@ -27,6 +27,7 @@ server.start()
 print(server.pid, server._guard.pid, server.directory, flush=True)
 {then}
 sys.stdin.read()
+server.stop()
 """
 
 
@@ -97,11 +98,13 @@ def test_the_server_is_gone_when_the_owner_simply_exits() -> None:
 
 
 @needs_pidfd
-def test_the_server_is_gone_when_its_guard_is_killed() -> None:
+def test_the_server_is_gone_when_its_guard_is_killed_and_the_folder_when_the_owner_stops_it() -> None:
     owner = Owner()
     os.kill(owner.guard, signal.SIGKILL)
     assert gone(owner.server)
     owner.process.communicate()
+    assert owner.process.returncode == 0
+    assert not owner.directory.exists()
 
 
 @needs_pidfd
