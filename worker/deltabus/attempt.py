@@ -44,10 +44,16 @@ class Names:
         #: Seconds the log lives after the seal; -1: for ever.
         self.ttl = -1 if result_ttl < 0 else max(result_ttl, MIN_TTL)
 
-    def pack_seal(self, event: Terminal, after: str) -> bytes:
-        """The call that seals the log where its last event is `after`; any log, where `after` is empty."""
+    def pack_seal(self, event: Terminal, *, last: str, mine: bool) -> bytes:
+        """The call that seals the log.
+
+        Args:
+            last: id of the log's last event, as far as the caller knows.
+            mine: the caller is the attempt that wrote it; otherwise no attempt is open.
+        """
         message = events.encode(msgspec.structs.replace(event, id=keys.SEAL))
-        return pack(SEAL, self.keys, (message, after, self.channel, self.reply_to, self.results, self.ttl))
+        where = (self.channel, self.reply_to, self.results)
+        return pack(SEAL, self.keys, (message, last, *where, self.ttl, b"1" if mine else b"0"))
 
 
 def refusal(task: str, reply: Any) -> DeltabusError:
@@ -259,7 +265,7 @@ class Attempt:
     def _pack_control(self, event: Progress | Retrying | Terminal) -> bytes:
         if isinstance(event, Terminal):
             self._flying, self._flight_n, self._flight_bytes, self._flight_is_snapshot = 1, self._n, 0, False
-            return self._names.pack_seal(event, after=f"{self.number}-{self._n}")
+            return self._names.pack_seal(event, last=f"{self.number}-{self._n}", mine=True)
         n = self._n + 1
         message = events.encode(msgspec.structs.replace(event, id=f"{self.number}-{n}"))
         return self._pack_append(n, message, flying=1)

@@ -14,9 +14,9 @@ import msgspec
 import redis.asyncio
 from redis.exceptions import ResponseError
 
-from deltabus import events
+from deltabus import events, keys
 from deltabus.attempt import RUNNING_TTL, Attempt, Names, refusal
-from deltabus.commit import GroupCommit, pack
+from deltabus.commit import GroupCommit, pack, pack_command
 from deltabus.errors import DeltabusError
 from deltabus.events import Started, Terminal
 from deltabus.scripts import BEGIN, LOG
@@ -66,6 +66,7 @@ class Log:
         Raises:
             Sealed: the task is settled already, and `reopen` is not set.
             CancelRequested: somebody wants it cancelled; nothing was written.
+            Fenced: Redis was away, and by the time of its answer a newer attempt had begun.
             Internal: Redis refuses, as when the log's key is no stream.
         """
         names = self._names(task, queue, reply_to, result_ttl)
@@ -83,13 +84,18 @@ class Log:
     async def settle(
         self, task: str, event: Terminal, *, queue: str, reply_to: str | None = None, result_ttl: int | None = None
     ) -> None:
-        """Write the terminal event of a task that has no open attempt. An attempt that is open all the same is over.
+        """Write the terminal event of a task that has no open attempt. One that is open all the same is over then.
 
         Raises:
             Sealed: another terminal event is there already.
+            Fenced: an attempt has begun in the meantime: the task is not over.
             Internal: Redis refuses, as when the log's key is no stream.
         """
-        reply = await self._call(task, self._names(task, queue, reply_to, result_ttl).pack_seal(event, after=""))
+        names = self._names(task, queue, reply_to, result_ttl)
+        # What is there now may be sealed. What somebody begins before a re-sent call arrives may not.
+        newest = await self._call(task, pack_command(b"XREVRANGE", names.keys[0], f"({keys.SEAL}", b"-", b"COUNT", 1))
+        last = newest[0][0].decode() if newest else "0-0"
+        reply = await self._call(task, names.pack_seal(event, last=last, mine=False))
         if reply != 1:
             raise refusal(task, reply)
 

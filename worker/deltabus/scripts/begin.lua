@@ -10,7 +10,8 @@
 -- ARGV[5]  seconds the log lives without a renewal
 -- ARGV[6]  "1": a settled task runs again, its old log is dropped; "0": what is settled stays settled
 --
--- Returns {"ok", attempt}, {"sealed", terminal event} or {"cancel", reason}.
+-- Returns {"ok", attempt}, {"sealed", terminal event}, {"cancel", reason}, or {"fenced"}: this call comes
+-- a second time, and a newer attempt has begun since the first.
 
 local SEAL = '9007199254740991-0'
 
@@ -19,27 +20,40 @@ local function attempt_of(entry)
 end
 
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local sealed = last and last[1] == SEAL
-
--- The reply to an earlier sending was lost: this very event is there already.
-if last and last[2][2] == ARGV[1] .. last[1] .. ARGV[2] then
-  return {'ok', attempt_of(last)}
+local seal = nil
+if last and last[1] == SEAL then
+  seal = last
+  last = redis.call('XREVRANGE', KEYS[1], '(' .. SEAL, '-', 'COUNT', 1)[1]
 end
-if sealed and ARGV[6] ~= '1' then
-  return {'sealed', last[2][2]}
+
+-- The reply to an earlier sending was lost, or that one comes late: this very event is there already.
+local newest = attempt_of(last)
+local again = nil
+for attempt = newest, 1, -1 do
+  local id = string.format('%d-0', attempt)
+  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+  if entry and entry[2][2] == ARGV[1] .. id .. ARGV[2] then
+    again = attempt
+    break
+  end
+end
+
+if seal and (again or ARGV[6] ~= '1') then
+  return {'sealed', seal[2][2]}
+end
+if again then
+  return again == newest and {'ok', again} or {'fenced'}
 end
 local reason = redis.call('GET', KEYS[2])
 if reason then
   return {'cancel', reason}
 end
-if sealed then
-  -- Numbers go on, so that a subscriber's cursor keeps its meaning.
-  last = redis.call('XREVRANGE', KEYS[1], '(' .. SEAL, '-', 'COUNT', 1)[1]
+if seal then
   redis.call('DEL', KEYS[1])
 end
 
-local attempt = attempt_of(last) + 1
-local id = string.format('%d-0', attempt)
+-- Numbers go on, so that a subscriber's cursor keeps its meaning.
+local id = string.format('%d-0', newest + 1)
 local event = ARGV[1] .. id .. ARGV[2]
 redis.call('XADD', KEYS[1], id, 'event', event)
 redis.call('EXPIRE', KEYS[1], ARGV[5])
@@ -47,4 +61,4 @@ redis.call('PUBLISH', ARGV[3], event)
 if ARGV[4] ~= '' then
   redis.call('PUBLISH', ARGV[4], event)
 end
-return {'ok', attempt}
+return {'ok', newest + 1}

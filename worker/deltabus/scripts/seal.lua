@@ -4,11 +4,13 @@
 -- KEYS[2]  deltabus:{task}:cancel  string; stored intent to cancel, settled with the task
 --
 -- ARGV[1]  JSON of the terminal event
--- ARGV[2]  id of the attempt's last event; "" where no attempt is open: then any log may be sealed
+-- ARGV[2]  id of the log's last event, as far as the caller knows; "0-0": there is none
 -- ARGV[3]  channel of the task's events
 -- ARGV[4]  a further channel for the same message, or ""
 -- ARGV[5]  channel of the queue's results
 -- ARGV[6]  seconds the log lives from now on; "-1": for ever
+-- ARGV[7]  "1": the caller is the attempt, and nothing else must be in the log; "0": no attempt is open,
+--          and whatever an earlier one has left is sealed
 --
 -- Returns 1 (it is there, now or by an earlier sending), {"fenced"}, {"sealed", the other terminal
 -- event}, or, with nothing written, {"lost"} (the end of the log is missing) or {"gone"} (all of it is).
@@ -27,18 +29,17 @@ if last and last[1] == SEAL then
   end
   return {'sealed', last[2][2]}
 end
-if ARGV[2] ~= '' then
-  if not last then
-    return {'gone'}
+
+local mine = ARGV[7] == '1'
+if last and last[1] ~= ARGV[2] then
+  local attempt, n = parts(ARGV[2])
+  local last_attempt, last_n = parts(last[1])
+  if last_attempt > attempt or (mine and last_attempt == attempt and last_n > n) then
+    return {'fenced'}
   end
-  if last[1] ~= ARGV[2] then
-    local attempt, n = parts(ARGV[2])
-    local last_attempt, last_n = parts(last[1])
-    if last_attempt > attempt or (last_attempt == attempt and last_n > n) then
-      return {'fenced'}
-    end
-    return {'lost'}
-  end
+end
+if mine and (not last or last[1] ~= ARGV[2]) then
+  return {last and 'lost' or 'gone'}
 end
 
 redis.call('XADD', KEYS[1], SEAL, 'event', ARGV[1])
