@@ -3,66 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-import redis.asyncio
+from bench import TASK, bench, chunk, completed
 
 from deltabus import events, keys
 from deltabus.attempt import MIN_TTL, RUNNING_TTL
-from deltabus.errors import CancelRequested, Fenced, Internal, Sealed
-from deltabus.events import Cancelled, Completed, Failed, Progress, Retrying
-from deltabus.log import Attempt, Log
-from deltabus.settings import Settings
-
-TASK = "t1"
-
-
-class Bench:
-    """A log, and a look at what it leaves in Redis."""
-
-    def __init__(self, client: redis.asyncio.Redis, log: Log) -> None:
-        self.redis = client
-        self.log = log
-        self.interrupts: list[BaseException] = []
-        self.interrupted = asyncio.Event()
-
-    async def begin(self, task: str = TASK, **options: Any) -> Attempt:
-        def interrupt(error: BaseException) -> None:
-            self.interrupts.append(error)
-            self.interrupted.set()
-
-        return await self.log.begin(task, worker="w", queue="chat", on_interrupt=interrupt, **options)
-
-    async def settle(self, event: Any, task: str = TASK) -> None:
-        await self.log.settle(task, event, queue="chat")
-
-    async def messages(self, task: str = TASK) -> list[bytes]:
-        return [fields[b"event"] for _, fields in await self.redis.xrange(keys.log(task))]
-
-    async def ids(self, task: str = TASK) -> list[str]:
-        return [entry.decode() for entry, _ in await self.redis.xrange(keys.log(task))]
-
-
-@asynccontextmanager
-async def bench(url: str, **settings: Any) -> AsyncIterator[Bench]:
-    async with redis.asyncio.Redis.from_url(url) as client:
-        log = Log(client, Settings(**settings))
-        try:
-            yield Bench(client, log)
-        finally:
-            await log.aclose()
-
-
-def completed(result: Any = None, at: float = 1.0) -> Completed:
-    return Completed(task=TASK, at=at, result=result)
-
-
-def chunk(n: int) -> bytes:
-    return json.dumps({"n": n}).encode()
+from deltabus.errors import (
+    CancelRequested,
+    Fenced,
+    Internal,
+    Sealed,
+)
+from deltabus.events import Cancelled, Failed, Progress, Retrying
 
 
 def test_an_attempt_is_a_row_of_ids_from_started_to_the_seal(redis_url, run):
@@ -217,7 +170,7 @@ def test_an_attempt_learns_that_its_task_was_settled_by_somebody_else(redis_url,
                 await attempt.seal(completed())
             assert events.decode(caught.value.message).reason == "enough"
             silent = await b.begin("t2")
-            await b.settle(Cancelled(task="t2", at=2.0), "t2")
+            await b.settle(Cancelled(task="t2", at=2.0))
             await b.log.renew([silent])
             await b.interrupted.wait()
             assert [type(error) for error in b.interrupts] == [Sealed]
@@ -233,7 +186,7 @@ def test_a_reopened_task_counts_its_attempts_on(redis_url, run):
             assert again.number == 2
             assert await b.ids() == ["2-0"]
             await again.seal(completed())
-            await b.settle(completed(), "t2")
+            await b.settle(completed(task="t2"))
             assert (await b.begin("t2", reopen=True)).number == 1
             assert (await b.begin("t3", reopen=True)).number == 1
 

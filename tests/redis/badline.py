@@ -1,0 +1,84 @@
+"""A line to Redis with faults."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench import Bench, bench
+
+
+class BadLine:
+    """A line to Redis with faults: what the server answers can be held back, and the line cut."""
+
+    def __init__(self, url: str) -> None:
+        where = urlsplit(url)
+        self._target = (where.hostname, where.port)
+        self._lines: set[asyncio.StreamWriter] = set()
+        self._served: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        #: The next reply is swallowed, and the line cut.
+        self.lose_replies = False
+        self.cut = asyncio.Event()
+
+    async def start(self) -> str:
+        def serve(*line: Any) -> None:
+            task = asyncio.ensure_future(self._serve(*line))
+            self._served.add(task)
+            task.add_done_callback(self._served.discard)
+
+        self._server = await asyncio.start_server(serve, "127.0.0.1")
+        host, port = self._server.sockets[0].getsockname()
+        return f"redis://{host}:{port}/0"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            up_reader, up_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.close()
+            return
+        ends = {writer, up_writer}
+        self._lines |= ends
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool) -> None:
+            try:
+                while data := await source.read(65536):
+                    if replies and self.lose_replies:
+                        self.lose_replies = False
+                        break
+                    sink.write(data)
+                    await sink.drain()
+            except OSError:
+                pass
+            finally:
+                for end in ends:
+                    end.close()
+
+        await asyncio.gather(pump(reader, up_writer, replies=False), pump(up_reader, writer, replies=True))
+        self._lines -= ends
+        self.cut.set()
+
+    def cut_all(self) -> None:
+        for line in self._lines:
+            line.close()
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut_all()
+        await asyncio.gather(*self._served)
+
+
+@asynccontextmanager
+async def over_bad_line(url: str, **settings: Any) -> AsyncIterator[tuple[Bench, BadLine]]:
+    """A bench whose log has nothing but that line."""
+    line = BadLine(url)
+    log_url = await line.start()
+    try:
+        async with bench(url, log_url=log_url, **settings) as b:
+            yield b, line
+    finally:
+        await line.stop()

@@ -1,0 +1,185 @@
+"""The bus, for producers: jobs as RQ has them, each once, and each mistake told before anything is sent."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import pytest
+import redis
+import redis.asyncio
+import rq
+from bench import bench
+from rq.job import Job
+
+from deltabus.enqueue import Order
+from deltabus.errors import (
+    InvalidRequest,
+    PayloadTooLarge,
+    TaskExists,
+)
+from deltabus.events import Completed
+from deltabus.settings import Settings
+
+
+def test_stock_rq_reads_a_job_of_the_bus(redis_url, run):
+    async def main():
+        async with bench(redis_url, job_timeout=77, result_ttl=88, failure_ttl=99) as b:
+            task = await b.bus.chat(messages="hi", model="m", temperature=0.5, reply_to="r", queue="fast")
+        with redis.Redis.from_url(redis_url) as client:
+            job = Job.fetch(task.id, connection=client, serializer="json")
+            assert job.func_name == "deltabus.tasks.chat"
+            assert job.args == [
+                {
+                    "request": {
+                        "temperature": 0.5,
+                        "messages": [{"role": "user", "content": "hi"}],
+                        "model": "m",
+                        "stream": True,
+                    },
+                    "reply_to": "r",
+                }
+            ]
+            assert job.kwargs == {}
+            assert (job.origin, job.timeout, job.result_ttl, job.failure_ttl) == ("fast", 77, 88, 99)
+            assert job.get_status() == "queued"
+            assert job.description == "deltabus.tasks.chat"
+            assert job.get_position() == 0
+            assert abs(job.created_at.timestamp() - time.time()) < 60
+            assert abs(job.enqueued_at.timestamp() - time.time()) < 60
+            queue = rq.Queue("fast", connection=client, serializer="json")
+            assert queue.job_ids == [task.id]
+            assert [q.name for q in rq.Queue.all(connection=client)] == ["fast"]
+
+    run(main())
+
+
+def test_a_job_of_the_bus_has_the_fields_of_a_stock_one(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            task = await b.bus.chat(messages="hi")
+            with redis.Redis.from_url(redis_url) as client:
+                queue = rq.Queue("chat", connection=client, serializer="json")
+                stock = queue.enqueue("deltabus.tasks.chat", {"request": {}}, result_ttl=1, failure_ttl=1)
+            assert set(await b.job(task.id)) == set(await b.job(stock.id))
+            assert list(await b.job(task.id)).count("data") == 1
+
+    run(main())
+
+
+def test_the_prompt_is_nowhere_but_in_the_data(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            task = await b.bus.chat(messages="my secret plan")
+            fields = await b.job(task.id)
+            assert [key for key, value in fields.items() if b"secret" in value] == ["data"]
+            assert "secret" not in repr(task)
+
+    run(main())
+
+
+def test_a_taken_id_is_refused_and_nothing_is_enqueued(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            await b.bus.chat(messages="one", task_id="t1")
+            with pytest.raises(TaskExists, match="t1"):
+                await b.bus.chat(messages="two", task_id="t1")
+            assert await b.redis.lrange("rq:queue:chat", 0, -1) == [b"t1"]
+            assert b"one" in (await b.job("t1"))["data"]
+            # Also one of which only the log is left.
+            await b.settle(Completed(task="t2", at=1.0, result=None))
+            with pytest.raises(TaskExists, match="t2"):
+                await b.bus.chat(messages="two", task_id="t2")
+            assert await b.redis.llen("rq:queue:chat") == 1
+
+    run(main())
+
+
+def test_many_tasks_go_out_in_one_pipeline_in_their_order(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            await b.bus.chat(messages="first")
+            before = (await b.redis.info("stats"))["total_reads_processed"]
+            tasks = await b.bus.chat_many(({"messages": f"m{n}"} for n in range(200)), tenant="acme", queue="many")
+            reads = (await b.redis.info("stats"))["total_reads_processed"] - before
+            assert await b.redis.lrange("rq:queue:many", 0, -1) == [task.id.encode() for task in tasks]
+            assert b'"tenant":"acme"' in (await b.job(tasks[7].id))["data"]
+            assert reads < 20
+            with pytest.raises(InvalidRequest):
+                await b.bus.chat_many([{"messages": "good"}, {"temperature": 1}], queue="none")
+            assert await b.redis.exists("rq:queue:none") == 0
+
+    run(main())
+
+
+def test_any_task_function_can_be_enqueued(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            task = await b.bus.enqueue(
+                "deltabus.tasks.file", {"request": {"op": "list"}}, queue="file", result_ttl=-1, job_timeout=5
+            )
+            fields = await b.job(task.id)
+            assert msgspec.json.decode(fields["data"]) == [
+                "deltabus.tasks.file",
+                None,
+                [{"request": {"op": "list"}}],
+                {},
+            ]
+            assert (fields["result_ttl"], fields["timeout"], fields["origin"]) == (b"-1", b"5", b"file")
+            timed = await b.bus.enqueue("deltabus.tasks.file", {"request": {}, "timeout": 12.2})
+            assert (await b.job(timed.id))["timeout"] == b"13"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "x", "task_id": "a b"}, "task_id"),
+        ({"messages": "x", "task_id": "a" * 129}, "task_id"),
+        ({"messages": "x", "queue": "a b"}, "queue"),
+        ({"messages": "x", "reply_to": "a b"}, "reply_to"),
+        ({"messages": "x", "timeout": -1}, "timeout"),
+        ({"messages": "x", "headers": {"Authorization": "Bearer x"}}, "headers.Authorization"),
+        ({"messages": "x", "metadata": {"when": object()}}, "envelope"),
+        ({"messages": "x", "deadline": "soon"}, "deadline"),
+    ],
+)
+def test_a_mistake_is_told_to_the_caller_before_anything_is_sent(redis_url, run, options, param):
+    async def main():
+        async with bench(redis_url) as b:
+            with pytest.raises(InvalidRequest) as caught:
+                await b.bus.chat(**options)
+            assert caught.value.param == param
+            assert await b.redis.dbsize() == 0
+
+    run(main())
+
+
+def test_an_envelope_over_the_limit_is_refused(redis_url, run):
+    async def main():
+        async with bench(redis_url, max_request_bytes=1000) as b:
+            with pytest.raises(PayloadTooLarge, match="max_request_bytes"):
+                await b.bus.chat(messages="x" * 1000)
+            with pytest.raises(InvalidRequest, match="dotted"):
+                await b.bus.enqueue("rm -rf", {"request": {}})
+            with pytest.raises(InvalidRequest) as caught:
+                await b.bus.enqueue("deltabus.tasks.chat", {"request": {}, "prvider": "x"})
+            assert caught.value.param == "prvider"
+
+    run(main())
+
+
+def test_a_lost_reply_does_not_enqueue_twice(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            # The same call arrives twice, as it does when the first reply is lost.
+            order = Order("f.g", {"request": {}}, queue="chat", task="t1", settings=Settings())
+            session = b.bus._open()
+            await order.send(session.commit, session.names)
+            await order.send(session.commit, session.names)
+            assert await b.redis.lrange("rq:queue:chat", 0, -1) == [b"t1"]
+
+    run(main())
