@@ -1,0 +1,47 @@
+"""Commands as they go over the wire, and where a server is."""
+
+from __future__ import annotations
+
+import pytest
+import redis.asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltabus import keys, scripts
+from deltabus.commit import address, own_connection, pack_command
+
+words = st.one_of(st.binary(max_size=50), st.text(max_size=50), st.integers(-(2**63), 2**63))
+
+
+@given(st.lists(words, max_size=8))
+def test_a_command_is_packed_as_redis_py_would(arguments):
+    connection = redis.Connection()
+    assert pack_command("EVALSHA", *arguments) == b"".join(connection.pack_command("EVALSHA", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("redis://user:secret@example.com:6380/1", "example.com:6380"),
+        ("redis://example.com", "example.com:6379"),
+        ("unix:///run/redis.sock?password=secret", "/run/redis.sock"),
+    ],
+)
+def test_an_address_has_no_password(url, where):
+    assert address(redis.asyncio.Redis.from_url(url)) == where
+
+
+def test_an_own_connection_has_the_clients_credentials_and_no_retries_of_its_own():
+    client = redis.asyncio.Redis.from_url("redis://user:secret@example.com:6380/3", socket_timeout=7, protocol=3)
+    connection = own_connection(client)
+    assert (connection.host, connection.port, connection.db) == ("example.com", 6380, 3)
+    assert (connection.username, connection.password) == ("user", "secret")
+    assert connection.socket_timeout is None
+    assert connection.retry.get_retries() == 0
+
+
+def test_every_script_that_knows_the_seal_knows_the_same():
+    known = [script for script in vars(scripts).values() if isinstance(script, scripts.Script)]
+    sealing = [script for script in known if b"local SEAL" in script.source]
+    assert len(sealing) >= 5
+    assert all(f"local SEAL = '{keys.SEAL}'".encode() in script.source for script in sealing)
