@@ -81,6 +81,22 @@ class _Control:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
+class _Flight:
+    """What is in the pipeline: the first pending items, as one event."""
+
+    __slots__ = ("bytes", "chunk_bytes", "is_snapshot", "items", "n")
+
+    def __init__(self, n: int, items: int, bytes: int, chunk_bytes: int, *, is_snapshot: bool) -> None:
+        self.n = n
+        self.items = items
+        self.bytes = bytes  # that the event adds to the log
+        self.chunk_bytes = chunk_bytes  # that are not pending any more once it is there
+        self.is_snapshot = is_snapshot
+
+
+_NO_FLIGHT = _Flight(0, 0, 0, 0, is_snapshot=False)
+
+
 class Attempt:
     """One execution of a task. Made by `Log.begin`; hundreds live in one process, so each is small."""
 
@@ -88,10 +104,7 @@ class Attempt:
         "_busy",
         "_commit",
         "_contact",
-        "_flight_bytes",
-        "_flight_is_snapshot",
-        "_flight_n",
-        "_flying",
+        "_flight",
         "_interrupted",
         "_limit",
         "_max_pending",
@@ -132,10 +145,7 @@ class Attempt:
         self._room: asyncio.Future[None] | None = None  # resolved when there is room for more of them
         self._busy = False  # waits for a pipeline, or is in one
         self._n = 0  # of the last event known to be in the log
-        self._flying = 0  # how many of the pending items are in the pipeline
-        self._flight_n = 0  # what they are as an event
-        self._flight_bytes = 0
-        self._flight_is_snapshot = False
+        self._flight = _NO_FLIGHT
         self._streamed = 0  # bytes that a replay of this attempt takes
         self._limit = settings.max_log_bytes
         self._mend = False  # the log has lost entries: the next event is a snapshot
@@ -231,26 +241,32 @@ class Attempt:
         """What became of it."""
         self._busy = False
         if self._over is None and self._took(reply):
-            self._n = self._flight_n
-            flown, rest = self._pending[: self._flying], self._pending[self._flying :]
-            if self._flight_is_snapshot:
-                self._mend = False
-                self._streamed = self._flight_bytes
-                self._limit = max(self._limit, 2 * self._streamed)
-                rest = [*(item for item in flown if isinstance(item, _Control)), *rest]
-            else:
-                self._streamed += self._flight_bytes
-                if isinstance(flown[0], _Control) and not flown[0].done.done():
-                    flown[0].done.set_result(None)
-            self._pending = rest
-            self._size -= sum(len(item) for item in flown if isinstance(item, bytes))
-            if self._size <= self._max_pending:
-                self._make_room()
+            self._land()
         self._submit()
 
     def give_up(self, error: BusUnavailable) -> None:
         """Redis could not be reached before the log was closed."""
         self._end(error)
+
+    def _land(self) -> None:
+        """What was in flight is in the log."""
+        flight = self._flight
+        pending = self._pending
+        self._n = flight.n
+        self._size -= flight.chunk_bytes
+        self._streamed += flight.bytes
+        if flight.is_snapshot:
+            self._mend = False
+            self._streamed = flight.bytes
+            self._limit = max(self._limit, 2 * self._streamed)
+            pending[: flight.items] = [item for item in pending[: flight.items] if isinstance(item, _Control)]
+        else:
+            control = pending[0]
+            del pending[: flight.items]
+            if isinstance(control, _Control) and not control.done.done():
+                control.done.set_result(None)
+        if self._size <= self._max_pending:
+            self._make_room()
 
     def _pack_chunks(self) -> bytes:
         chunks: list[bytes] = []
@@ -260,15 +276,17 @@ class Attempt:
             chunks.append(item)
         n = self._n + 1
         message = events.encode_chunks("delta", self.task, f"{self.number}-{n}", chunks)
-        return self._pack_append(n, message, flying=len(chunks))
+        self._flight = _Flight(n, len(chunks), len(message), sum(map(len, chunks)), is_snapshot=False)
+        return self._pack_append(message)
 
     def _pack_control(self, event: Progress | Retrying | Terminal) -> bytes:
         if isinstance(event, Terminal):
-            self._flying, self._flight_n, self._flight_bytes, self._flight_is_snapshot = 1, self._n, 0, False
+            self._flight = _Flight(self._n, 1, 0, 0, is_snapshot=False)
             return self._names.pack_seal(event, last=f"{self.number}-{self._n}", mine=True)
         n = self._n + 1
         message = events.encode(msgspec.structs.replace(event, id=f"{self.number}-{n}"))
-        return self._pack_append(n, message, flying=1)
+        self._flight = _Flight(n, 1, len(message), 0, is_snapshot=False)
+        return self._pack_append(message)
 
     def _pack_snapshot(self) -> bytes | None:
         """What stands for everything so far, and for the chunks that are still pending."""
@@ -281,14 +299,16 @@ class Attempt:
         # A log that lost entries may lack one that a subscriber has seen: its id is not used for another.
         n = self._n + (2 if self._mend else 1)
         message = events.encode_chunks("snapshot", self.task, f"{self.number}-{n}", chunks)
-        return self._pack_append(n, message, flying=0 if self.snapshot is None else len(self._pending), snapshot=True)
+        covered = [] if self.snapshot is None else self._pending
+        size = sum(len(item) for item in covered if isinstance(item, bytes))
+        self._flight = _Flight(n, len(covered), len(message), size, is_snapshot=True)
+        return self._pack_append(message)
 
-    def _pack_append(self, n: int, message: bytes, *, flying: int, snapshot: bool = False) -> bytes:
-        names = self._names
+    def _pack_append(self, message: bytes) -> bytes:
+        names, flight = self._names, self._flight
+        id_ = f"{self.number}-{flight.n}"
         after = "" if self._mend else f"{self.number}-{self._n}"
-        self._flying, self._flight_n, self._flight_bytes, self._flight_is_snapshot = flying, n, len(message), snapshot
-        trim = b"1" if snapshot else b"0"
-        id_ = f"{self.number}-{n}"
+        trim = b"1" if flight.is_snapshot else b"0"
         return pack(APPEND, names.keys, (id_, after, message, names.channel, names.reply_to, trim, RUNNING_TTL))
 
     def _took(self, reply: Any) -> bool:

@@ -17,21 +17,18 @@
 
 local SEAL = '9007199254740991-0'
 
-local function parts(id)
-  local attempt, n = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(attempt), tonumber(n)
-end
-
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local resent = last and last[1] == ARGV[1] and last[2][2] == ARGV[3]
+local last_id = last and last[1]
+local resent = last_id == ARGV[1] and last[2][2] == ARGV[3]
 
-if not resent and (not last or last[1] ~= ARGV[2]) then
+if last_id ~= ARGV[2] and not resent then
+  if last_id == SEAL then
+    return {'sealed', last[2][2]}
+  end
   if last then
-    if last[1] == SEAL then
-      return {'sealed', last[2][2]}
-    end
-    local attempt, n = parts(ARGV[1])
-    local last_attempt, last_n = parts(last[1])
+    local attempt, n = string.match(ARGV[1], '^(%d+)-(%d+)$')
+    local last_attempt, last_n = string.match(last_id, '^(%d+)-(%d+)$')
+    attempt, n, last_attempt, last_n = tonumber(attempt), tonumber(n), tonumber(last_attempt), tonumber(last_n)
     -- The same attempt is further than its only writer is: the log was lost, and begun anew by somebody else.
     if last_attempt > attempt or (last_attempt == attempt and last_n >= n) then
       return {'fenced'}
