@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from bench import Bench, bench
@@ -23,6 +23,7 @@ class BadLine:
         #: The next reply is swallowed, and the line cut.
         self.lose_replies = False
         self.cut = asyncio.Event()
+        self._dead: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> str:
         def serve(*line: Any) -> None:
@@ -49,6 +50,8 @@ class BadLine:
                     if replies and self.lose_replies:
                         self.lose_replies = False
                         break
+                    if sink in self._dead:
+                        continue
                     sink.write(data)
                     await sink.drain()
             except OSError:
@@ -61,7 +64,12 @@ class BadLine:
         self._lines -= ends
         self.cut.set()
 
+    def die(self) -> None:
+        """Nothing comes through any more, and nobody is told; whoever connects anew gets a new line."""
+        self._dead |= self._lines
+
     def cut_all(self) -> None:
+        """All lines are closed; whoever connects anew gets a new one."""
         for line in self._lines:
             line.close()
 
@@ -73,12 +81,14 @@ class BadLine:
 
 
 @asynccontextmanager
-async def over_bad_line(url: str, **settings: Any) -> AsyncIterator[tuple[Bench, BadLine]]:
-    """A bench whose log has nothing but that line."""
+async def over_bad_line(
+    url: str, *, whose: Literal["log", "bus"] = "log", **settings: Any
+) -> AsyncIterator[tuple[Bench, BadLine]]:
+    """A bench of which log or bus has nothing but that line."""
     line = BadLine(url)
-    log_url = await line.start()
+    where = {f"{whose}_url": await line.start()}
     try:
-        async with bench(url, log_url=log_url, **settings) as b:
+        async with bench(url, **where, **settings) as b:
             yield b, line
     finally:
         await line.stop()

@@ -81,13 +81,15 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(url: str, *, log_url: str | None = None, **options: Any) -> AsyncIterator[Bench]:
-    """A bench for one test; `log_url` is where the log finds Redis, if that is another way."""
+async def bench(
+    url: str, *, log_url: str | None = None, bus_url: str | None = None, **options: Any
+) -> AsyncIterator[Bench]:
+    """A bench for one test; `log_url` and `bus_url` are where log and bus find Redis, if that is another way."""
     settings = Settings(redis_url=url, **options)
     async with (
         redis.asyncio.Redis.from_url(url, retry=Retry(ConstantBackoff(0.05), 100)) as client,
         redis.asyncio.Redis.from_url(log_url or url) as log_client,
-        AsyncBus(settings=settings) as bus,
+        AsyncBus(bus_url, settings=settings) as bus,
     ):
         log = Log(log_client, settings)
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from badline import over_bad_line
 from bench import TASK, bench, chunk, completed, flushed
 
-from deltabus import events, feed, follow, keys
+from deltabus import commit, events, feed, follow, keys
 from deltabus.errors import (
     BusUnavailable,
     InvalidRequest,
@@ -155,7 +156,8 @@ def test_a_gap_in_what_is_published_is_filled_from_the_log(redis_url, run):
 
 
 def test_silence_makes_a_subscriber_look_at_the_log(redis_url, run, monkeypatch):
-    monkeypatch.setattr(follow, "SILENCE", 0.05)
+    monkeypatch.setattr(feed, "SILENCE", 0.05)
+    monkeypatch.setattr(follow, "MENDING", 0.05)
 
     async def main():
         async with bench(redis_url) as b:
@@ -241,6 +243,28 @@ def test_closing_the_bus_ends_those_who_follow(redis_url, run):
             with pytest.raises(BusUnavailable):
                 await subscriber
             await closing
+
+    run(main())
+
+
+def test_a_subscriber_whose_line_goes_dead_without_a_word_gets_a_new_one(redis_url, run, monkeypatch):
+    monkeypatch.setattr(feed, "SILENCE", 0.1)
+    monkeypatch.setattr(commit, "REPLY_TIMEOUT", 0.2)
+
+    async def main():
+        async with over_bad_line(redis_url, whose="bus") as (b, line):
+            attempt = await b.begin()
+            subscriber = asyncio.create_task(b.collect())
+            await b.subscribers(1)
+            await flushed(attempt, 1)
+            before = {client["id"] for client in await b.redis.client_list(_type="pubsub")}
+            line.die()
+            await flushed(attempt, 2)
+            while not {client["id"] for client in await b.redis.client_list(_type="pubsub")} - before:
+                await asyncio.sleep(0)
+            await flushed(attempt, 3)
+            await attempt.seal(completed())
+            assert await subscriber == await b.messages()
 
     run(main())
 

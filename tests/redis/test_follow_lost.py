@@ -12,7 +12,7 @@ import rq
 from bench import TASK, bench, completed, flushed
 from rq.job import Job
 
-from deltabus import events, follow, keys
+from deltabus import events, feed, follow, keys
 from deltabus.errors import (
     BusError,
     TaskNotFound,
@@ -89,7 +89,8 @@ def test_a_pickled_result_is_an_error_and_never_unpickled(redis_url, run):
 
 
 def test_a_task_that_rq_gave_up_ends_for_its_subscribers_too(redis_url, run, monkeypatch):
-    monkeypatch.setattr(follow, "SILENCE", 0.05)
+    monkeypatch.setattr(feed, "SILENCE", 0.05)
+    monkeypatch.setattr(follow, "MENDING", 0.05)
     monkeypatch.setattr(follow, "ABANDONED", 0.5)
 
     async def main():
@@ -108,7 +109,8 @@ def test_a_task_that_rq_gave_up_ends_for_its_subscribers_too(redis_url, run, mon
 
 
 def test_a_log_that_vanishes_for_good_ends_in_an_error(redis_url, run, monkeypatch):
-    monkeypatch.setattr(follow, "SILENCE", 0.05)
+    monkeypatch.setattr(feed, "SILENCE", 0.05)
+    monkeypatch.setattr(follow, "MENDING", 0.05)
 
     async def main():
         async with bench(redis_url) as b:
@@ -124,7 +126,8 @@ def test_a_log_that_vanishes_for_good_ends_in_an_error(redis_url, run, monkeypat
 
 
 def test_a_task_begun_anew_after_redis_lost_its_data_is_shown_from_its_start(redis_url, run, monkeypatch):
-    monkeypatch.setattr(follow, "SILENCE", 0.2)
+    monkeypatch.setattr(feed, "SILENCE", 0.2)
+    monkeypatch.setattr(follow, "MENDING", 0.2)
 
     async def main():
         async with bench(redis_url) as b:

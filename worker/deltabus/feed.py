@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
 from deltabus import keys
-from deltabus.commit import BACKOFF, own_connection
+from deltabus.commit import BACKOFF, own_connection, pack_command
 
-#: Seconds of silence after which the connection is asked whether it still stands, and again until it is given up.
-PING_INTERVAL: Final = 5.0
+#: Seconds without a message after which a listener looks at the log: once at least, twice as much at most. The same
+#: holds for the connection, which is asked whether it still stands, and given up if it does not answer.
+SILENCE: Final = 5.0
 
 #: Seconds that connecting and subscribing may take.
 CONNECT_TIMEOUT: Final = 10.0
@@ -31,38 +32,33 @@ MAX_WAITING_BYTES: Final = 256 * 1024
 class Listener:
     """What one follower of one task is shown: messages as they come, and when to read the log instead."""
 
-    __slots__ = ("_bytes", "_messages", "_news", "behind", "task")
+    __slots__ = ("_bytes", "_heard", "_messages", "_news", "behind", "silent", "task")
 
     def __init__(self, task: str) -> None:
         self.task = task
         #: Messages may have been missed: the log has to be read.
         self.behind = False
+        #: Nothing has come for a while.
+        self.silent = False
+        self._heard = True
         self._messages: deque[bytes] = deque()
         self._bytes = 0
         self._news = asyncio.Event()
 
-    def message(self) -> bytes | None:
-        """The next message; None if there is none yet."""
-        if not self._messages:
+    async def message(self) -> bytes | None:
+        """The next message, as soon as it comes; None: it is time to read the log."""
+        while not (self.behind or self.silent):
+            if self._messages:
+                message = self._messages.popleft()
+                self._bytes -= len(message)
+                return message
             self._news.clear()
-            return None
-        message = self._messages.popleft()
-        self._bytes -= len(message)
-        return message
-
-    async def wait(self, seconds: float) -> bool:
-        """Wait for a message, or for `behind`. False: nothing came in so many seconds."""
-        if self._messages or self.behind:
-            return True
-        self._news.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        return True
+            await self._news.wait()
+        return None
 
     def show(self, message: bytes) -> None:
+        """What the channel brings."""
+        self._heard = True
         self._messages.append(message)
         self._bytes += len(message)
         if self._bytes > MAX_WAITING_BYTES:
@@ -76,6 +72,13 @@ class Listener:
         self.behind = True
         self._news.set()
 
+    def tick(self) -> None:
+        """`SILENCE` seconds have passed."""
+        if not self._heard:
+            self.silent = True
+            self._news.set()
+        self._heard = False
+
 
 class Feed:
     """Brings the channels of many tasks to their listeners. It belongs to the loop on which it is first used."""
@@ -85,23 +88,28 @@ class Feed:
         self._listeners: dict[bytes, list[Listener]] = {}
         self._confirmed: set[bytes] = set()
         self._up = False
-        self._task: asyncio.Task[None] | None = None
+        self._heard = True
+        self._outbox: list[bytes] = []
+        self._mail = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
-    async def listen(self, task: str) -> Listener:
+    def listen(self, task: str) -> Listener:
         """Begin to listen to a task. The listener falls behind, and so is told to read, when Redis has confirmed."""
+        if not self._tasks:
+            loop = asyncio.get_running_loop()
+            work = (self._receive(), self._send(), self._watch())
+            self._tasks = [loop.create_task(part, name="deltabus feed") for part in work]
         listener = Listener(task)
         channel = keys.events(task).encode()
         others = self._listeners.setdefault(channel, [])
         others.append(listener)
         if channel in self._confirmed:
             listener.fall_behind()
-        elif self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="deltabus feed")
         elif len(others) == 1:
-            await self._send("SUBSCRIBE", channel)
+            self._post(b"SUBSCRIBE", channel)
         return listener
 
-    async def leave(self, listener: Listener) -> None:
+    def leave(self, listener: Listener) -> None:
         """Listen no longer."""
         channel = keys.events(listener.task).encode()
         others = self._listeners[channel]
@@ -109,7 +117,7 @@ class Feed:
         if not others:
             del self._listeners[channel]
             self._confirmed.discard(channel)
-            await self._send("UNSUBSCRIBE", channel)
+            self._post(b"UNSUBSCRIBE", channel)
 
     async def aclose(self) -> None:
         """Let go of the connection. Listeners are told to read, and shown nothing further."""
@@ -117,19 +125,34 @@ class Feed:
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.fall_behind()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._connection.disconnect()
 
-    async def _run(self) -> None:
+    def _post(self, *command: bytes) -> None:
+        if self._up:
+            self._outbox.append(pack_command(*command))
+            self._mail.set()
+
+    async def _send(self) -> None:
+        while True:
+            await self._mail.wait()
+            self._mail.clear()
+            outbox, self._outbox = self._outbox, []
+            if self._connection.is_connected and outbox:
+                # A connection that breaks here breaks in `_receive` too, and only there it is mended.
+                with contextlib.suppress(RedisError, OSError):
+                    await self._connection.send_packed_command(outbox, check_health=False)
+
+    async def _receive(self) -> None:
         failures = 0
         while True:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     await self._subscribe()
-                while await self._read():
+                while True:
+                    self._take(await self._connection.read_response(disable_decoding=True))
                     failures = 0
             except (RedisError, OSError):
                 failures += 1
@@ -144,18 +167,13 @@ class Feed:
         await self._connection.connect()
         # From here on, whoever comes or goes sends a command of his own.
         self._up = True
+        self._outbox.clear()
         if self._listeners:
-            await self._connection.send_command("SUBSCRIBE", *self._listeners)
+            await self._connection.send_packed_command(pack_command(b"SUBSCRIBE", *self._listeners))
 
-    async def _read(self) -> bool:
-        """Take what the connection brings next; False if it has gone silent."""
-        reply = await self._connection.read_response(disable_decoding=True, timeout=PING_INTERVAL)
-        if reply is None:
-            await self._connection.send_command("PING")
-            reply = await self._connection.read_response(disable_decoding=True, timeout=PING_INTERVAL)
+    def _take(self, reply: Any) -> None:
+        self._heard = True
         match reply:
-            case None:
-                return False
             case [b"message", channel, message]:
                 for listener in self._listeners.get(channel, ()):
                     listener.show(message)
@@ -163,10 +181,19 @@ class Feed:
                 self._confirmed.add(channel)
                 for listener in self._listeners[channel]:
                     listener.fall_behind()
-        return True
 
-    async def _send(self, command: str, channel: bytes) -> None:
-        if self._up:
-            # A connection that breaks here breaks in `_read` too, and there it is mended.
-            with contextlib.suppress(RedisError, OSError):
-                await self._connection.send_command(command, channel)
+    async def _watch(self) -> None:
+        """One clock for all: a timer for each wait cost more than the messages."""
+        asked = False
+        while True:
+            await asyncio.sleep(SILENCE)
+            for listeners in self._listeners.values():
+                for listener in listeners:
+                    listener.tick()
+            if asked and self._up and not self._heard:
+                self._up = False
+                await self._connection.disconnect(nowait=True)
+            asked = self._up and not self._heard
+            if asked:
+                self._post(b"PING")
+            self._heard = False

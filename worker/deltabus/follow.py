@@ -32,11 +32,11 @@ from deltabus.records import Record, Records
 #: Entries that are read from a log at once.
 PAGE: Final = 100
 
-#: Seconds of silence on a channel after which the log is read again.
-SILENCE: Final = 5.0
-
 #: Seconds for which Redis may be away while a task is followed. A follower who has seen nothing yet is told at once.
 OUTAGE: Final = 60.0
+
+#: Seconds that a worker may take to mend a log of which Redis has lost a part; its heartbeats are more frequent.
+MENDING: Final = 5.0
 
 #: Seconds without a renewal after which nobody works on a task, if RQ says so too.
 ABANDONED: Final = 60.0
@@ -97,7 +97,7 @@ class _Cursor:
     @property
     def lost(self) -> bool:
         """Redis has lost what was seen, and a worker that is still at it may be about to mend that."""
-        return self.message is not None and not self.holds and time.monotonic() - self._lost_since < SILENCE
+        return self.message is not None and not self.holds and time.monotonic() - self._lost_since < MENDING
 
     def move(self, seen: Seen) -> None:
         self.position, self.message = position(seen.event.id), seen.message
@@ -170,15 +170,14 @@ class Follower:
                     yield over.ending(task)
                     return
                 if listener is None:
-                    listener = await self._feed.listen(task)
+                    listener = self._feed.listen(task)
                 while (live := await self._live(listener, cursor)) is not None:
                     cursor.move(live)
                     yield live
-                silent = not listener.behind
-                listener.behind = False
+                silent, listener.silent, listener.behind = listener.silent, False, False
         finally:
             if listener is not None:
-                await self._feed.leave(listener)
+                self._feed.leave(listener)
 
     async def tail(self, task: str) -> list[Seen]:
         """The newest two events of a log, the newest first."""
@@ -196,12 +195,7 @@ class Follower:
 
     async def _live(self, listener: Listener, cursor: _Cursor) -> Seen | None:
         """The next event, as published; None: the log has to be read, or it was the last one."""
-        while not (listener.behind or cursor.at_end):
-            message = listener.message()
-            if message is None:
-                if await listener.wait(SILENCE):
-                    continue
-                return None
+        while not cursor.at_end and (message := await listener.message()) is not None:
             try:
                 event = events.decode(message)
                 place = position(event.id)
