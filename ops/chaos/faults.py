@@ -1,0 +1,188 @@
+"""What is done to a run: workers killed, frozen, cut off and drained, Redis restarted, connections cut."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from chaos.fleet import LEASE, Fleet, Worker
+from chaos.history import Fault, Incident
+from chaos.proxy import POINTS, Proxy, Then, Trap
+from deltabus.embedded import EmbeddedRedis
+
+#: Seconds from one fault to the next, on average.
+INTERVAL: Final = 1.2
+
+#: Seconds that a named point may take to be reached.
+PATIENCE: Final = 4.0
+
+#: Seconds after which a frozen or cut off worker comes back: its lease has long run out.
+ABSENCE: Final = (LEASE * 1.5, LEASE * 2.5)
+
+#: Seconds by which a slow Redis is slow, and for how long.
+SLOWNESS: Final = (0.3, 3.0)
+
+#: How often each fault comes, in a deck that is dealt out and shuffled anew.
+_DECK: Final[Mapping[str, int]] = {
+    "kill at a point": 5,
+    "kill": 2,
+    "freeze": 2,
+    "freeze at a point": 2,
+    "partition": 2,
+    "drain": 3,
+    "restart": 1,
+    "crash": 1,
+    "cut": 2,
+    "cut at a point": 3,
+    "slow": 1,
+}
+
+
+class Injector:
+    """Strikes at random, by the seed.
+
+    Args:
+        clients: the proxy by which producers and subscribers reach Redis.
+    """
+
+    def __init__(self, seed: int, fleet: Fleet, redis: EmbeddedRedis, clients: Proxy) -> None:
+        self._dice = random.Random(f"faults {seed}")  # noqa: S311 # it hides nothing
+        self._fleet = fleet
+        self._redis = redis
+        self._clients = clients
+        self._points: list[str] = []
+        self._under_way: set[asyncio.Task[None]] = set()
+        self.incidents: list[Incident] = []
+
+    async def run(self, seconds: float) -> None:
+        """Strike for so many seconds; all that was struck has come back when this returns."""
+        faults: dict[str, Callable[[], Awaitable[None]]] = {
+            "kill at a point": lambda: self._trap("kill"),
+            "kill": self._kill,
+            "freeze": self._freeze,
+            "freeze at a point": lambda: self._trap("freeze"),
+            "partition": self._partition,
+            "drain": self._drain,
+            "restart": lambda: self._restart("restart", self._redis.restart),
+            "crash": lambda: self._restart("crash", self._crash),
+            "cut": self._cut,
+            "cut at a point": lambda: self._trap("cut"),
+            "slow": self._slow,
+        }
+        end = time.monotonic() + seconds
+        deck: list[str] = []
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, self._dice.uniform(0.5, 1.5) * INTERVAL))
+            deck = deck or self._shuffled([fault for fault, count in _DECK.items() for _ in range(count)])
+            task = asyncio.create_task(_awaited(faults[deck.pop()]()))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        if self._under_way:
+            await asyncio.gather(*self._under_way)
+
+    async def _kill(self) -> None:
+        if worker := self._choose():
+            self._note("kill", worker)
+            worker.kill()
+
+    async def _freeze(self) -> None:
+        if worker := self._choose():
+            self._note("freeze", worker)
+            worker.signal(signal.SIGSTOP)
+            await self._comes_back(worker)
+
+    async def _partition(self) -> None:
+        """Nothing reaches Redis, or comes from there; the worker, and its provider, go on."""
+        if worker := self._choose():
+            self._note("partition", worker)
+            worker.proxy.hold()
+            await self._comes_back(worker)
+
+    async def _drain(self) -> None:
+        if worker := self._choose():
+            self._note("drain", worker)
+            await self._fleet.replace(worker)
+            worker.leave()
+
+    async def _slow(self) -> None:
+        if worker := self._choose():
+            self._note("slow", worker)
+            worker.proxy.delay, seconds = SLOWNESS
+            await asyncio.sleep(seconds)
+            worker.proxy.delay = 0.0
+            worker.struck = False
+
+    async def _cut(self) -> None:
+        """Every connection of a worker, or of all producers and subscribers."""
+        worker = self._choose() if self._dice.random() < 0.5 else None
+        self._note("cut", worker)
+        (worker.proxy if worker else self._clients).cut()
+        if worker:
+            worker.struck = False
+
+    async def _restart(self, fault: Fault, how: Callable[[], None]) -> None:
+        self._note(fault)
+        await asyncio.to_thread(how)
+
+    def _crash(self) -> None:
+        self._redis.kill()
+        self._redis.start()
+
+    async def _trap(self, fault: Fault) -> None:
+        """Strike when a worker reaches a named point."""
+        if (worker := self._choose()) is None:
+            return
+        self._points = self._points or self._shuffled(POINTS)
+        name = self._points.pop()
+
+        def strike() -> None:
+            self._note(fault, worker, name)
+            if fault == "kill":
+                worker.kill()
+            elif fault == "freeze":
+                worker.signal(signal.SIGSTOP)
+            else:
+                worker.proxy.cut()
+
+        trap = Trap(POINTS[name], strike, Then.HOLD if fault == "freeze" else Then.LOSE)
+        worker.proxy.trap = trap
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await trap.sprung.wait()
+        except TimeoutError:
+            worker.proxy.trap = None
+        if fault == "freeze" and trap.sprung.is_set():
+            await self._comes_back(worker)
+        worker.struck = worker.killed
+
+    async def _comes_back(self, worker: Worker) -> None:
+        await asyncio.sleep(self._dice.uniform(*ABSENCE))
+        worker.signal(signal.SIGCONT)
+        worker.proxy.resume()
+        worker.struck = False
+
+    def _choose(self) -> Worker | None:
+        """A worker that nobody strikes; None: there is none at the moment."""
+        fit = [worker for worker in self._fleet.workers if not (worker.struck or worker.asked or worker.gone)]
+        if not fit:
+            return None
+        worker = self._dice.choice(fit)
+        worker.struck = True
+        return worker
+
+    def _note(self, fault: Fault, worker: Worker | None = None, point: str = "") -> None:
+        name = worker.name if worker else ""
+        self.incidents.append(Incident(fault=fault, at=time.time(), worker=name, point=point))
+
+    def _shuffled(self, what: Mapping[str, object] | list[str]) -> list[str]:
+        names = list(what)
+        self._dice.shuffle(names)
+        return names
+
+
+async def _awaited(fault: Awaitable[None]) -> None:
+    await fault

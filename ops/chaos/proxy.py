@@ -1,0 +1,225 @@
+"""A TCP proxy between one process and Redis: what passes can be seen, held back, lost, delayed or cut.
+
+It knows deltabus' steps by the hashes of their scripts, as they go over the wire. So a process can be struck at a
+named point, to the command, without knowing of it: right before a command reaches Redis, or after Redis has
+carried it out and before the process hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, Self
+
+from deltabus.scripts import APPEND, BEGIN, BOOK, SEAL, TAKE
+
+#: Bytes read at once.
+_PORTION: Final = 1 << 18
+
+#: Longest piece of a point's sign, so that one which is cut in two is found.
+_OVERLAP: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A moment between two steps of a worker."""
+
+    #: Signs in what the worker sends, all of which must be there.
+    signs: tuple[bytes, ...]
+    #: True: strike when Redis has done it and the worker has not heard. False: before Redis has heard of it.
+    done: bool
+    #: Sign in Redis' answer that is waited for, where not every answer counts.
+    answer: bytes = b""
+
+
+#: The named points. What a worker does for a job, in order: take, book its start, begin, append…, seal, book its end.
+POINTS: Final[Mapping[str, Point]] = {
+    # Every job hash has this field; an answer without any holds none.
+    "after the take": Point((TAKE.sha,), done=True, answer=b"created_at"),
+    "before the start is booked": Point((BOOK.sha, b"\r\nlisted\r\n"), done=False),
+    "after the start is booked": Point((BOOK.sha, b"\r\nlisted\r\n"), done=True),
+    "before begin": Point((BEGIN.sha,), done=False),
+    "after begin": Point((BEGIN.sha,), done=True),
+    "before a delta": Point((APPEND.sha,), done=False),
+    "after a delta": Point((APPEND.sha,), done=True),
+    "before the seal": Point((SEAL.sha,), done=False),
+    "between the seal and the bookkeeping": Point((SEAL.sha,), done=True),
+    "before the end is booked": Point((BOOK.sha, b"\r\nrunning\r\n"), done=False),
+    "after the end is booked": Point((BOOK.sha, b"\r\nrunning\r\n"), done=True),
+}
+
+
+class Then(Enum):
+    """What becomes of that which was under way when a trap was sprung."""
+
+    #: It is lost, with its connection.
+    LOSE = auto()
+    #: It is held until `Proxy.resume`, with everything else that comes, and then goes on.
+    HOLD = auto()
+
+
+class Trap:
+    """Springs once, when a point is reached.
+
+    Args:
+        strike: called in that very moment.
+    """
+
+    def __init__(self, point: Point, strike: Callable[[], None], then: Then) -> None:
+        self.point = point
+        self.then = then
+        self.sprung = asyncio.Event()
+        self._strike = strike
+
+    def spring(self) -> None:
+        """The point is reached."""
+        self.sprung.set()
+        self._strike()
+
+
+class Proxy:
+    """One process' way to Redis; an async context manager.
+
+    Args:
+        port: of the server, on the loopback interface.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server: asyncio.Server | None = None
+        self._links: set[_Link] = set()
+        self._open = asyncio.Event()
+        self._open.set()
+        self.trap: Trap | None = None
+        #: Seconds by which everything is delayed.
+        self.delay = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_PORTION)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self._open.set()
+        self.cut()
+        await asyncio.gather(*(link.ended.wait() for link in self._links))
+
+    @property
+    def url(self) -> str:
+        """What the process is told to be Redis."""
+        assert self._server is not None
+        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    def cut(self) -> None:
+        """Reset all connections. What is under way is lost, or not, as it happens."""
+        for link in list(self._links):
+            link.cut()
+
+    def hold(self) -> None:
+        """Let nothing through any more, and say nothing: a partition."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """Let everything through that was held, and what comes."""
+        self._open.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._open.wait()
+        link = _Link(self, reader, writer)
+        self._links.add(link)
+        try:
+            await link.run(self._target)
+        finally:
+            self._links.discard(link)
+            link.ended.set()
+
+    async def _pass(self) -> None:
+        """Wait until something may pass."""
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        await self._open.wait()
+
+    def _strikes(self, trap: Trap) -> bool:
+        """Spring a trap. Returns whether what is under way is lost."""
+        self.trap = None
+        if trap.then is Then.HOLD:
+            self.hold()
+        trap.spring()
+        return trap.then is Then.LOSE
+
+
+class _Link:
+    """One connection through the proxy."""
+
+    def __init__(self, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._proxy = proxy
+        self._client = reader, writer
+        self._writers = [writer]
+        self.ended = asyncio.Event()
+        #: A trap whose command has passed: it springs at the answer.
+        self._awaited: Trap | None = None
+
+    async def run(self, port: int) -> None:
+        try:
+            server = await asyncio.open_connection("127.0.0.1", port, limit=_PORTION)
+        except OSError:  # Redis is away
+            self.cut()
+            return
+        self._writers.append(server[1])
+        pumps = [
+            asyncio.create_task(self._pump(self._client[0], server[1], self._sends)),
+            asyncio.create_task(self._pump(server[0], self._client[1], self._hears)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            self.cut()
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, loses: Callable[[bytes, bytes], bool]
+    ) -> None:
+        with contextlib.suppress(OSError):
+            before = b""
+            while data := await reader.read(_PORTION):
+                if loses(before, data):
+                    return
+                before = data[-_OVERLAP:]
+                await self._proxy._pass()  # noqa: SLF001 # a part of it
+                writer.write(data)
+                await writer.drain()
+
+    def _sends(self, before: bytes, data: bytes) -> bool:
+        """The process sends this. Returns whether it is lost."""
+        trap = self._proxy.trap
+        if trap is None or not _has(before, data, trap.point.signs):
+            return False
+        if not trap.point.done:
+            return self._proxy._strikes(trap)  # noqa: SLF001
+        self._awaited = trap
+        return False
+
+    def _hears(self, before: bytes, data: bytes) -> bool:
+        """Redis answers this. Returns whether it is lost."""
+        trap, self._awaited = self._awaited, None
+        if trap is None or trap is not self._proxy.trap or trap.point.answer not in data:
+            return False
+        return self._proxy._strikes(trap)  # noqa: SLF001
+
+
+def _has(before: bytes, data: bytes, signs: tuple[bytes, ...]) -> bool:
+    """Whether the signs are in what has come, the last of them not before it came."""
+    both = before + data
+    places = [both.rfind(sign) for sign in signs]
+    ends = [place + len(sign) for place, sign in zip(places, signs, strict=True)]
+    return min(places) >= 0 and max(ends) > len(before)

@@ -1,0 +1,232 @@
+"""The chaos run and its command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from chaos import plan as plans
+from chaos.checker import check
+from chaos.faults import Injector
+from chaos.fleet import Fleet
+from chaos.history import History, Job, Message
+from chaos.plan import QUEUES, Plan
+from chaos.producer import Producer
+from chaos.provider import Provider
+from chaos.proxy import Proxy
+from chaos.subscribers import Followers, Observer
+from chaos.summary import summarise, table
+from deltabus import AsyncBus, keys
+from deltabus.embedded import EmbeddedRedis
+
+#: Part of the run in which tasks are sent; the rest sees faults strike what is left.
+SENDING: Final = 0.85
+
+#: Seconds that everything may take to end, once nothing is done to it any more.
+PATIENCE: Final = 90.0
+
+#: Seconds between two looks at whether it has.
+LOOK: Final = 0.25
+
+#: Redis forgets nothing that it has answered for; the observer may be slow.
+REDIS: Final = (
+    *("--appendonly", "yes", "--appendfsync", "always"),
+    *("--client-output-buffer-limit", "pubsub", "0", "0", "0"),
+)
+
+#: Patterns of the keys that exist only while something waits, runs or is being cancelled.
+PASSING: Final = (
+    "rq:queue:*",
+    "rq:wip:*",
+    "rq:execution*",
+    "rq:scheduled:*",
+    "rq:deferred:*",
+    "rq:worker:*:*",
+    "rq:workers*",
+    f"{keys.PREFIX}:workers",
+    f"{keys.PREFIX}:*:cancel",
+)
+
+#: RQ's registries of what has ended, and of what has not.
+REGISTRIES: Final = ("finished", "failed", "canceled", "scheduled", "deferred", "wip")
+
+
+class Run:
+    """One run.
+
+    Args:
+        folder: gets the logs of the workers.
+    """
+
+    def __init__(self, seed: int, tasks: int, seconds: float, workers: int, folder: Path) -> None:
+        self._plans = plans.make(seed, tasks, seconds * SENDING)
+        self._seconds = seconds
+        self._workers = workers
+        self._folder = folder
+        self._history = History(seed=seed)
+
+    async def run(self) -> History:
+        """Let it all happen; what has."""
+        async with AsyncExitStack() as stack:
+            server = stack.enter_context(EmbeddedRedis(args=REDIS))
+            provider = stack.enter_context(Provider(self._history.seed, {plan.task: plan for plan in self._plans}))
+            port = urlsplit(server.url).port
+            assert port is not None
+            clients = await stack.enter_async_context(Proxy(port))
+            bus = await stack.enter_async_context(AsyncBus(clients.url))
+            plain = redis.asyncio.Redis.from_url(
+                clients.url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0), socket_timeout=10
+            )
+            stack.push_async_callback(plain.aclose)
+            blocking = redis.Redis.from_url(clients.url, retry=Retry(NoBackoff(), 0), socket_timeout=10)
+            stack.callback(blocking.close)
+            observer = Observer(clients.url)
+            await observer.start()
+            fleet = Fleet(port, self._workers, self._folder, provider.tables)
+            stack.callback(fleet.kill)
+            await fleet.start()
+            producer = Producer(bus, plain, blocking)
+            followers = Followers(bus, self._history.seed)
+            injector = Injector(self._history.seed, fleet, server, clients)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(injector.run(self._seconds))
+                load = group.create_task(self._send(producer, followers))
+            say("nothing is done to it any more; waiting for the rest to end")
+            history = self._history
+            history.promises = producer.promises
+            history.incidents, history.exits = injector.incidents, fleet.exits
+            history.calls, history.watches = provider.calls, observer.watches
+            history.followings = followers.followings
+            async with redis.asyncio.Redis.from_url(server.url) as client:
+                await self._ended(client)
+                await followers.end(load.result(), PATIENCE / 3)
+                provider.close_the_books()
+                await fleet.stop()
+                await observer.stop()
+                await self._read(client)
+            return history
+
+    async def _send(self, producer: Producer, followers: Followers) -> list[asyncio.Task[None]]:
+        """Send the tasks, each at its time, until all are accepted and cancelled; who still follows them."""
+        start = time.monotonic()
+        following: list[asyncio.Task[None]] = []
+
+        async def send(plan: Plan) -> None:
+            await producer.send(plan)
+            following.extend(asyncio.create_task(followers.follow(plan.task, after)) for after in plan.followers)
+            if plan.cancel_after is not None:
+                await producer.cancel(plan)
+
+        async with asyncio.TaskGroup() as group:
+            for plan in self._plans:
+                await asyncio.sleep(max(0.0, start + plan.at - time.monotonic()))
+                group.create_task(send(plan))
+        return following
+
+    async def _ended(self, client: redis.asyncio.Redis) -> None:
+        """Wait until every log is sealed and nothing is left that only exists while something runs; not for ever."""
+        deadline = time.monotonic() + PATIENCE
+        open_tasks = set(self._history.promises)
+        while time.monotonic() < deadline:
+            for task in list(open_tasks):
+                if await client.xrevrange(keys.log(task), keys.SEAL, keys.SEAL):
+                    open_tasks.discard(task)
+            running = [key for key in await self._passing(client) if not key.startswith(("rq:workers", keys.WORKERS))]
+            if not open_tasks and not running:
+                return
+            await asyncio.sleep(LOOK)
+        say(f"{len(open_tasks)} tasks have not ended in {PATIENCE:.0f} s")
+
+    async def _passing(self, client: redis.asyncio.Redis) -> list[str]:
+        """Keys that only exist while something waits or runs."""
+        return sorted([key.decode() for pattern in PASSING async for key in client.scan_iter(pattern, 1000)])
+
+    async def _read(self, client: redis.asyncio.Redis) -> None:
+        """What is in Redis at the end."""
+        history = self._history
+        registries: dict[str, set[str]] = {}
+        for kind in REGISTRIES:
+            for queue in QUEUES:
+                for member in await client.zrange(f"rq:{kind}:{queue}", 0, -1):
+                    assert isinstance(member, bytes)
+                    task = member.decode().partition(":")[0]
+                    registries.setdefault(task, set()).add(kind)
+        for task in history.promises:
+            async with client.pipeline(transaction=False) as pipe:
+                pipe.xrange(keys.log(task))
+                pipe.hget(f"rq:job:{task}", "status")
+                pipe.xrange(f"rq:results:{task}")
+                entries, status, results = await pipe.execute()
+            history.logs[task] = [
+                Message(task, entry.decode(), fields[keys.EVENT_FIELD.encode()].decode()) for entry, fields in entries
+            ]
+            if status is not None:
+                history.jobs[task] = Job(
+                    status=status.decode(),
+                    registries=frozenset(registries.get(task, ())),
+                    results=tuple(int(fields[b"type"]) for _, fields in results),
+                )
+        history.leftovers = await self._passing(client)
+
+
+def say(text: str) -> None:
+    """A line about how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, check, tell. Returns the exit code: 1 if anything is violated."""
+    options = _options().parse_args(arguments)
+    seed = options.seed if options.seed is not None else time.time_ns() % 1_000_000
+    folder = Path(tempfile.mkdtemp(prefix="deltabus-chaos-"))
+    say(f"chaos: {options.tasks} tasks in {options.seconds:g} s, {options.workers} workers, --seed {seed}")
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        history = runner.run(Run(seed, options.tasks, options.seconds, options.workers, folder).run())
+    violations = check(history)
+    summary = summarise(history, violations)
+    if options.json:
+        found: list[dict[str, str]] = [msgspec.to_builtins(violation) for violation in violations]
+        print(msgspec.json.encode(summary | {"violations": found}).decode())
+    else:
+        print(table(summary, violations))
+    if violations or options.keep:
+        history.save(folder / "history.json")
+        say(f"history and worker logs: {folder}")
+    else:
+        shutil.rmtree(folder)
+    return 1 if violations else 0
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
+    parser.add_argument("--tasks", type=int, default=1000, help="how many tasks are sent (default: 1000)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="for how long faults strike (default: 30)")
+    parser.add_argument("--workers", type=int, default=3, help="worker processes at any time (default: 3)")
+    parser.add_argument("--seed", type=int, help="of a run that is to be repeated (default: another one each time)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, with every violation")
+    parser.add_argument("--keep", action="store_true", help="keep history and worker logs although all is well")
+    return parser
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # no wheel for this platform
+        return None
+    return uvloop.new_event_loop
