@@ -202,7 +202,7 @@ class GroupCommit:
                 await self._connection.disconnect(nowait=True)
                 reason = str(exc) or type(exc).__name__
             if reason is None:
-                if failures > 1:
+                if failures > 1 and self._patience is None:
                     _log.info("Redis at %s is back", self._address)
                 failures = 0
                 continue
@@ -210,7 +210,7 @@ class GroupCommit:
             if failures == 1:
                 since = clock()
                 continue  # Perhaps no more than a connection that had been idle for too long.
-            if failures == 2:
+            if failures == 2 and self._patience is None:
                 _log.warning("Redis at %s is away, trying until it is back: %s", self._address, reason)
             if self._patience is not None and clock() - since >= self._patience:
                 self._give_up(reason)

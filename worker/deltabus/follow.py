@@ -148,23 +148,23 @@ class Follower:
         cursor = _Cursor(after)
         listener: Listener | None = None
         contact = time.monotonic()
-        silent = False
+        doubt = False
         try:
             while not cursor.at_end:
                 try:
-                    # RQ is asked first, so that the log is the one to have the last word.
-                    over = None if cursor.holds and not silent else await self._over(task)
+                    # RQ is asked before the log, so that the log has the last word.
+                    over = await self._over(task) if doubt else None
                     page = await self._page(task, cursor)
                 except BusUnavailable:
                     if listener is None or self._commit.closed or time.monotonic() - contact > OUTAGE:
                         raise
                     continue
                 contact = time.monotonic()
-                silent = False
                 for seen in page:
                     cursor.move(seen)
                     yield seen
-                if page:
+                if page or not (cursor.holds or doubt):
+                    doubt = not page
                     continue
                 if over is not None and not cursor.lost:
                     yield over.ending(task)
@@ -174,7 +174,8 @@ class Follower:
                 while (live := await self._live(listener, cursor)) is not None:
                     cursor.move(live)
                     yield live
-                silent, listener.silent, listener.behind = listener.silent, False, False
+                doubt = listener.silent
+                listener.silent = listener.behind = False
         finally:
             if listener is not None:
                 self._feed.leave(listener)
