@@ -25,15 +25,15 @@ class BadLine:
         self.cut = asyncio.Event()
         self._dead: set[asyncio.StreamWriter] = set()
 
-    async def start(self) -> str:
+    async def start(self, port: int = 0) -> str:
         def serve(*line: Any) -> None:
             task = asyncio.ensure_future(self._serve(*line))
             self._served.add(task)
             task.add_done_callback(self._served.discard)
 
-        self._server = await asyncio.start_server(serve, "127.0.0.1")
-        host, port = self._server.sockets[0].getsockname()
-        return f"redis://{host}:{port}/0"
+        self._server = await asyncio.start_server(serve, "127.0.0.1", port)
+        host, self.port = self._server.sockets[0].getsockname()
+        return f"redis://{host}:{self.port}/0"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -8,7 +8,7 @@ import pytest
 from badline import over_bad_line
 from bench import TASK, bench, chunk, completed, flushed
 
-from deltabus import commit, events, feed, follow, keys
+from deltabus import commit, events, feed, follow, keys, session
 from deltabus.errors import (
     BusUnavailable,
     InvalidRequest,
@@ -265,6 +265,39 @@ def test_a_subscriber_whose_line_goes_dead_without_a_word_gets_a_new_one(redis_u
             await flushed(attempt, 3)
             await attempt.seal(completed())
             assert await subscriber == await b.messages()
+
+    run(main())
+
+
+@pytest.mark.parametrize("outage", [60.0, 0.0])
+def test_an_outage_is_waited_out_for_a_while(redis_url, run, monkeypatch, outage):
+    monkeypatch.setattr(session, "PATIENCE", 0.0)
+    monkeypatch.setattr(follow, "OUTAGE", outage)
+    monkeypatch.setattr(feed, "SILENCE", 0.05)
+    given_up = asyncio.Event()
+
+    def give_up(group: commit.GroupCommit, reason: str, really=commit.GroupCommit._give_up) -> None:
+        really(group, reason)
+        given_up.set()
+
+    monkeypatch.setattr(commit.GroupCommit, "_give_up", give_up)
+
+    async def main():
+        async with over_bad_line(redis_url, whose="bus") as (b, line):
+            attempt = await b.begin()
+            subscriber = asyncio.create_task(b.collect())
+            await b.subscribers(1)
+            await flushed(attempt, 1)
+            await line.stop()
+            await flushed(attempt, 2)
+            await given_up.wait()
+            if outage:
+                await line.start(line.port)
+                await attempt.seal(completed())
+                assert await subscriber == await b.messages()
+            else:
+                with pytest.raises(BusUnavailable):
+                    await subscriber
 
     run(main())
 
