@@ -90,14 +90,14 @@ class Injector:
             worker.kill()
 
     async def _freeze(self) -> None:
-        if worker := self._choose():
+        if worker := self._choose(absent=True):
             self._note("freeze", worker)
             worker.signal(signal.SIGSTOP)
             await self._comes_back(worker)
 
     async def _partition(self) -> None:
         """Nothing reaches Redis, or comes from there; the worker, and its provider, go on."""
-        if worker := self._choose():
+        if worker := self._choose(absent=True):
             self._note("partition", worker)
             worker.proxy.hold()
             await self._comes_back(worker)
@@ -134,7 +134,7 @@ class Injector:
 
     async def _trap(self, fault: Fault) -> None:
         """Strike when a worker reaches a named point."""
-        if (worker := self._choose()) is None:
+        if (worker := self._choose(absent=fault == "freeze")) is None:
             return
         self._points = self._points or self._shuffled(POINTS)
         name = self._points.pop()
@@ -165,10 +165,18 @@ class Injector:
         worker.proxy.resume()
         worker.struck = False
 
-    def _choose(self) -> Worker | None:
-        """A worker that nobody strikes; None: there is none at the moment."""
-        fit = [worker for worker in self._fleet.workers if not (worker.struck or worker.asked or worker.gone)]
-        if not fit:
+    def _choose(self, *, absent: bool = False) -> Worker | None:
+        """A worker at work that nobody strikes; None: there is none at the moment.
+
+        Args:
+            absent: it will be away and not replaced. Somebody must be left to take over, as how soon is measured.
+        """
+        fit = [
+            worker
+            for worker in self._fleet.workers
+            if worker.proxy.works and not (worker.struck or worker.asked or worker.gone)
+        ]
+        if len(fit) <= absent:
             return None
         worker = self._dice.choice(fit)
         worker.struck = True

@@ -22,6 +22,9 @@ LEASE: Final = 3.0
 #: Seconds for which a worker that is told to leave may go on.
 DRAIN: Final = 1.5
 
+#: Exit codes of a worker that had not begun to work: Redis was away, or SIGTERM came before there was a handler.
+UNSTARTED: Final = frozenset({3, -signal.SIGTERM})
+
 #: How the workers are set up, besides what a run needs.
 SETTINGS: Final[Mapping[str, str]] = {
     "lease": f"{LEASE}",
@@ -158,7 +161,7 @@ class Fleet:
         code = await worker.end()
         self.workers.remove(worker)
         await worker.proxy.__aexit__()
-        if not worker.killed:
+        if not (worker.killed or (code in UNSTARTED and not worker.proxy.works)):
             self.exits.append(Exit(worker=worker.name, code=code, asked=worker.asked))
         if not self._stopping and not worker.asked:
             await self._start_one()

@@ -94,6 +94,8 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self.trap: Trap | None = None
+        #: The worker has asked for jobs.
+        self.works = False
         #: Seconds by which everything is delayed.
         self.delay = 0.0
 
@@ -201,6 +203,7 @@ class _Link:
 
     def _sends(self, before: bytes, data: bytes) -> bool:
         """The process sends this. Returns whether it is lost."""
+        self._proxy.works = self._proxy.works or TAKE.sha in data
         trap = self._proxy.trap
         if trap is None or not _has(before, data, trap.point.signs):
             return False

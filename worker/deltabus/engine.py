@@ -113,8 +113,11 @@ class Run:
     may_park: bool = False
     #: Seconds after which RQ runs the job again if it fails (`retry=Retry(…)`); None: it does not.
     rq_retries_in: float | None = None
-    #: Whether RQ has recorded this ending: then the job was requeued on purpose, and a new round begins.
+    #: Whether RQ has recorded this ending: then the job was requeued on purpose, and a new round begins. Raises
+    #: `Fenced` where this run is not the job's any more, as when somebody else has taken it over and settled it.
     is_booked: Callable[[Terminal], Awaitable[bool]] | None = None
+    #: An attempt has begun: whatever ending is found from now on is one of this round.
+    begun: bool = False
     interrupted: DeltabusError | None = None
     #: What `interrupt` cancels: set while the run may be interrupted.
     runner: asyncio.Task[Any] | None = None
@@ -182,6 +185,7 @@ class Engine:
     async def _attempt(self, run: Run, envelope: Envelope) -> Ending | _TryAgain:
         ends_at = _limit(run, envelope)
         attempt = await self._begin(run, envelope)
+        run.begun = True
         context = Context(run.task, envelope, attempt, self._registry, self._settings, ends_at)
         self._attempts.add(attempt)
         try:
@@ -204,7 +208,7 @@ class Engine:
                 result_ttl=run.result_ttl,
             )
         except Sealed as sealed:
-            if reopen or run.is_booked is None or not await run.is_booked(_ending(sealed)):
+            if reopen or run.begun or run.is_booked is None or not await run.is_booked(_ending(sealed)):
                 raise
         return await self._begin(run, envelope, reopen=True)
 

@@ -251,6 +251,8 @@ class Slot:
         await asyncio.get_running_loop().run_in_executor(self._station.bookkeepers, work, *args)
 
     async def _is_booked(self, event: Terminal) -> bool:
+        if self.execution is not None and not await self._station.ledger.is_running(self.execution):
+            raise Fenced(f"task {self.task} was taken over and settled")
         if not self._open:
             return True
         result = await asyncio.to_thread(self.job.latest_result)
