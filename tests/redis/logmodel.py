@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from deltabus import keys
@@ -69,15 +70,23 @@ class Model:
             self.log = [*([] if trim == b"1" else self.log), (new, event)]
         return 1 if self.cancel is None else [b"cancel", self.cancel]
 
-    def _seal(self, event: bytes, last: bytes, _c: bytes, _r: bytes, _q: bytes, _t: bytes, mine: bytes) -> Any:
+    def _seal(
+        self, event: bytes, last: bytes, _c: bytes, _r: bytes, _q: bytes, _t: bytes, mine: bytes, former: bytes
+    ) -> Any:
+        replaces = False
         if self._sealed:
-            return 1 if self._sealed == event else [b"sealed", self._sealed]
-        newest = self.log[-1][0] if self.log else (0, 0)
+            if self._sealed == event:
+                return 1
+            if hashlib.sha1(self._sealed, usedforsecurity=False).hexdigest().encode() != former:
+                return [b"sealed", self._sealed]
+            replaces = True
+        begun = self.log[:-1] if replaces else self.log
+        newest = begun[-1][0] if begun else (0, 0)
         known = place(last.decode())
         if newest[0] > known[0] or (mine == b"1" and newest > known):
             return [b"fenced"]
         assert mine == b"0" or newest == known, "no data is lost here"
-        self.log.append((SEAL_PLACE, event))
+        self.log = [*begun, (SEAL_PLACE, event)]
         self.cancel = None
         return 1
 

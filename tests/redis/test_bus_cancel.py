@@ -80,6 +80,8 @@ def test_cancelling_a_task_that_runs_leaves_word_and_announces_it(redis_url, run
             await announced.subscribe(keys.CANCEL_CHANNEL)
             task = await b.bus.chat(messages="hi")
             await b.redis.lpop("rq:queue:chat")
+            await b.redis.hset(f"rq:job:{task.id}", "status", "started")
+            await b.redis.zadd(f"rq:executions:{task.id}", {"e1": 1})
             stopped: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
             attempt = await b.log.begin(task.id, worker="w", queue="chat", on_interrupt=stopped.set_result)
             assert await task.cancel("stop") is True
@@ -92,7 +94,7 @@ def test_cancelling_a_task_that_runs_leaves_word_and_announces_it(redis_url, run
             error = await stopped
             assert isinstance(error, CancelRequested)
             assert error.reason == "stop"
-            await attempt.seal(Cancelled(task=task.id, at=1.0, reason=error.reason))
+            await attempt.seal(Cancelled(task=task.id, at=1.0, reason=error.reason, execution="e1"))
             assert await task.cancel() is False
 
     run(main())

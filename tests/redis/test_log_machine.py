@@ -242,6 +242,19 @@ class Machine(RuleBasedStateMachine):
 
         self.run(step)
 
+    @rule(luck=st.integers(0, 4))
+    def settle_a_further_round(self, luck: int) -> None:
+        async def step() -> None:
+            entries = self._entries()
+            if luck or not entries or entries[-1][0] != keys.SEAL:
+                return
+            self.numbers += 1
+            event = Completed(task=TASK, at=3.0, result=self.numbers)
+            former = Sealed(TASK, entries[-1][1])
+            self.settling.append(asyncio.create_task(self.log.settle(TASK, event, queue="chat", former=former)))
+
+        self.run(step)
+
     # What others do.
 
     @rule(luck=st.integers(0, 4))

@@ -10,6 +10,7 @@ have been taken over, settled and expired, and the attempt is fenced.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -44,16 +45,18 @@ class Names:
         #: Seconds the log lives after the seal; -1: for ever.
         self.ttl = -1 if result_ttl < 0 else max(result_ttl, MIN_TTL)
 
-    def pack_seal(self, event: Terminal, *, last: str, mine: bool) -> bytes:
+    def pack_seal(self, event: Terminal, *, last: str, mine: bool, former: bytes = b"") -> bytes:
         """The call that seals the log.
 
         Args:
             last: id of the log's last event, as far as the caller knows.
             mine: the caller is the attempt that wrote it; otherwise no attempt is open.
+            former: terminal event of a former round, which this one replaces.
         """
         message = events.encode(msgspec.structs.replace(event, id=keys.SEAL))
         where = (self.channel, self.reply_to, self.results)
-        return pack(SEAL, self.keys, (message, last, *where, self.ttl, b"1" if mine else b"0"))
+        replaced = hashlib.sha1(former, usedforsecurity=False).hexdigest() if former else ""
+        return pack(SEAL, self.keys, (message, last, *where, self.ttl, b"1" if mine else b"0", replaced))
 
 
 def refusal(task: str, reply: Any) -> DeltabusError:

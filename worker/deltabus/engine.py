@@ -170,17 +170,28 @@ class Engine:
 
         Where Redis refuses the log (its key is not a stream), RQ's record alone has to say how the task ended.
         """
-        reply_to = run.argument.get("reply_to") if isinstance(run.argument, dict) else None
-        reply_to = reply_to if isinstance(reply_to, str) else None
         try:
-            await self._log.settle(
-                run.task, _signed(run, event), queue=run.queue, reply_to=reply_to, result_ttl=run.result_ttl
-            )
+            await self._seal(run, _signed(run, event))
         except Sealed as sealed:
             return _ending(sealed)
         except Internal as refused:
             log.error("a task's ending could not be logged", task=run.task, error=refused.message)  # noqa: TRY400
         return event
+
+    async def _seal(self, run: Run, event: Terminal, *, former: Sealed | None = None) -> None:
+        reply_to = run.argument.get("reply_to") if isinstance(run.argument, dict) else None
+        reply_to = reply_to if isinstance(reply_to, str) else None
+        try:
+            await self._log.settle(
+                run.task, event, queue=run.queue, reply_to=reply_to, former=former, result_ttl=run.result_ttl
+            )
+        except Sealed as sealed:
+            if former is not None or not await _is_former(run, sealed):
+                raise
+            former = sealed
+        else:
+            return
+        await self._seal(run, event, former=former)
 
     async def _attempt(self, run: Run, envelope: Envelope) -> Ending | _TryAgain:
         ends_at = _limit(run, envelope)
@@ -208,7 +219,7 @@ class Engine:
                 result_ttl=run.result_ttl,
             )
         except Sealed as sealed:
-            if reopen or run.begun or run.is_booked is None or not await run.is_booked(_ending(sealed)):
+            if reopen or not await _is_former(run, sealed):
                 raise
         return await self._begin(run, envelope, reopen=True)
 
@@ -334,6 +345,11 @@ def _limit(run: Run, envelope: Envelope) -> float:
     if ends_at <= now:
         raise DeadlineExceeded("the task's deadline passed before it could begin", param="deadline")
     return ends_at
+
+
+async def _is_former(run: Run, sealed: Sealed) -> bool:
+    """Whether a seal is of a round that is over: RQ has recorded it, and the job was enqueued again."""
+    return not run.begun and run.is_booked is not None and await run.is_booked(_ending(sealed))
 
 
 def _signed(run: Run, event: Terminal) -> Terminal:

@@ -154,6 +154,7 @@ class AsyncTask:
                 rq.job(self.id),
                 rq.queue(queue),
                 *(rq.registry(kind, queue) for kind in ("scheduled", "deferred", "canceled")),
+                rq.executions(self.id),
             ),
             (
                 self.id,

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from deltabus import events, keys
 from deltabus.attempt import RUNNING_TTL, Attempt, Names, refusal
 from deltabus.commit import GroupCommit, pack, pack_command
-from deltabus.errors import DeltabusError
+from deltabus.errors import DeltabusError, Sealed
 from deltabus.events import Started, Terminal
 from deltabus.scripts import BEGIN, LOG
 from deltabus.settings import Settings
@@ -82,9 +82,19 @@ class Log:
                 raise refusal(task, reply)
 
     async def settle(
-        self, task: str, event: Terminal, *, queue: str, reply_to: str | None = None, result_ttl: int | None = None
+        self,
+        task: str,
+        event: Terminal,
+        *,
+        queue: str,
+        reply_to: str | None = None,
+        former: Sealed | None = None,
+        result_ttl: int | None = None,
     ) -> None:
         """Write the terminal event of a task that has no open attempt. One that is open all the same is over then.
+
+        Args:
+            former: how an earlier round of the task has ended, which was enqueued again since: that is replaced.
 
         Raises:
             Sealed: another terminal event is there already.
@@ -95,7 +105,7 @@ class Log:
         # What is there now may be sealed. What somebody begins before a re-sent call arrives may not.
         newest = await self._call(task, pack_command(b"XREVRANGE", names.keys[0], f"({keys.SEAL}", b"-", b"COUNT", 1))
         last = newest[0][0].decode() if newest else "0-0"
-        reply = await self._call(task, names.pack_seal(event, last=last, mine=False))
+        reply = await self._call(task, names.pack_seal(event, last=last, mine=False, former=former.message if former else b""))
         if reply != 1:
             raise refusal(task, reply)
 

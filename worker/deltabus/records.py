@@ -67,6 +67,10 @@ class RQKeys:
         """List of the ids of the jobs that wait."""
         return f"{self._prefix}:queue:{name}".encode()
 
+    def executions(self, task: str) -> bytes:
+        """Sorted set of RQ's ids of the job's runs that go on."""
+        return f"{self._prefix}:executions:{task}".encode()
+
     def registry(self, kind: Literal["canceled", "scheduled", "deferred"], queue: str) -> bytes:
         """Sorted set of the ids of a queue's jobs in that state."""
         return f"{self._prefix}:{kind}:{queue}".encode()

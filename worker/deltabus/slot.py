@@ -166,6 +166,8 @@ class Slot:
             TaskError: what is wrong with either.
         """
         limit = self._station.settings.max_request_bytes
+        # The hash of an oversize job is not read.
+        self._open = taken.oversize is not None or OPEN_FIELD.encode() in taken.fields
         if taken.oversize is not None:
             raise PayloadTooLarge(
                 f"the payload has {taken.oversize} bytes; {limit} are allowed (`max_request_bytes`)", param="data"
@@ -173,7 +175,6 @@ class Slot:
         if not taken.fields:
             raise jobs.UnreadableJob("the queue holds this id, but there is no job hash: it expired or never was")
         self.job = job = jobs.restore(taken.id, taken.fields, connection=self._station.connection, queue=taken.queue)
-        self._open = OPEN_FIELD.encode() in taken.fields
         self._lost = jobs.count(taken.fields, LOST_FIELD)
         if self._lost >= self._station.settings.max_deliveries:
             raise WorkerLost(f"{self._lost} workers died while they ran this task (`max_deliveries`)")

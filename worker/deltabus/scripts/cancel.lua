@@ -7,6 +7,7 @@
 -- KEYS[5]  rq:scheduled:<queue>    sorted set; jobs that wait for their time
 -- KEYS[6]  rq:deferred:<queue>     sorted set; jobs that wait for others
 -- KEYS[7]  rq:canceled:<queue>     sorted set; cancelled jobs by time
+-- KEYS[8]  rq:executions:<id>      sorted set; RQ's ids of the runs that go on
 --
 -- ARGV[1]   id of the task
 -- ARGV[2]   reason, perhaps empty
@@ -25,10 +26,39 @@
 
 local SEAL = '9007199254740991-0'
 
+local ENDED = {finished = true, failed = true, stopped = true, canceled = true}
+
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if last and last[1] == SEAL then
-  -- The reply to an earlier sending was lost: this very event is there already.
-  return last[2][2] == ARGV[5] and 'settled' or 'over'
+local seal = last and last[1] == SEAL and last[2][2]
+if seal == ARGV[5] then
+  return 'settled' -- the reply to an earlier sending was lost: this very event is there already
+end
+
+local status = redis.call('HGET', KEYS[3], 'status')
+local runs = redis.call('ZRANGE', KEYS[8], 0, -1)
+
+-- A job that was requeued after its end has a seal, too: that of its former round.
+local function is_over()
+  if not seal then
+    return ENDED[status] and #runs == 0
+  end
+  if not status or ENDED[status] then
+    return true
+  end
+  if status ~= 'started' then
+    return redis.call('HEXISTS', KEYS[3], 'deltabus_open') == 1 -- whoever sealed it has yet to book it
+  end
+  for _, run in ipairs(runs) do
+    local signature = '"execution":"' .. run .. '"}'
+    if string.sub(seal, -#signature) == signature then
+      return true
+    end
+  end
+  return false
+end
+
+if is_over() then
+  return 'over'
 end
 
 local waits = redis.call('LREM', KEYS[4], 0, ARGV[1])
@@ -41,11 +71,19 @@ if waits == 0 then
 end
 
 redis.call('HSET', KEYS[3], 'status', 'canceled', 'ended_at', ARGV[10])
+-- It may have run before, and may be requeued: whoever runs it then begins anew.
+redis.call('HDEL', KEYS[3], 'deltabus_open', 'deltabus_lost', 'deltabus_failures')
 if ARGV[12] ~= '-1' then
   redis.call('EXPIRE', KEYS[3], ARGV[12])
 end
 redis.call('ZADD', KEYS[7], ARGV[11], ARGV[1])
 redis.call('DEL', KEYS[2])
+if seal then
+  -- What is before it stays, so that the numbers of attempts go on.
+  redis.call('XDEL', KEYS[1], SEAL)
+  local former = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  redis.call('XSETID', KEYS[1], former and former[1] or '0-0')
+end
 redis.call('XADD', KEYS[1], SEAL, 'event', ARGV[5])
 if ARGV[9] == '-1' then
   redis.call('PERSIST', KEYS[1])

@@ -11,6 +11,7 @@
 -- ARGV[6]  seconds the log lives from now on; "-1": for ever
 -- ARGV[7]  "1": the caller is the attempt, and nothing else must be in the log; "0": no attempt is open,
 --          and whatever an earlier one has left is sealed
+-- ARGV[8]  SHA-1, in hexadecimal, of the terminal event of a former round, which this one replaces; or ""
 --
 -- Returns 1 (it is there, now or by an earlier sending), {"fenced"}, {"sealed", the other terminal
 -- event}, or, with nothing written, {"lost"} (the end of the log is missing) or {"gone"} (all of it is).
@@ -23,11 +24,16 @@ local function parts(id)
 end
 
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local replaces = false
 if last and last[1] == SEAL then
   if last[2][2] == ARGV[1] then
     return 1
   end
-  return {'sealed', last[2][2]}
+  if ARGV[8] == '' or redis.sha1hex(last[2][2]) ~= ARGV[8] then
+    return {'sealed', last[2][2]}
+  end
+  replaces = true
+  last = redis.call('XREVRANGE', KEYS[1], '(' .. SEAL, '-', 'COUNT', 1)[1]
 end
 
 local mine = ARGV[7] == '1'
@@ -42,6 +48,11 @@ if mine and (not last or last[1] ~= ARGV[2]) then
   return {last and 'lost' or 'gone'}
 end
 
+if replaces then
+  -- What is before it stays, so that the numbers of attempts go on.
+  redis.call('XDEL', KEYS[1], SEAL)
+  redis.call('XSETID', KEYS[1], last and last[1] or '0-0')
+end
 redis.call('XADD', KEYS[1], SEAL, 'event', ARGV[1])
 if ARGV[6] == '-1' then
   redis.call('PERSIST', KEYS[1])
