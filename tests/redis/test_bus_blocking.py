@@ -29,7 +29,8 @@ class Worker:
         self.log = portal().run(self._open(url))
 
     async def _open(self, url: str) -> Log:
-        return Log(redis.asyncio.Redis.from_url(url), Settings())
+        self.redis = redis.asyncio.Redis.from_url(url)
+        return Log(self.redis, Settings())
 
     def answer(self, task: str, *pieces: str) -> None:
         portal().run(self._answer(task, *pieces))
@@ -40,6 +41,7 @@ class Worker:
             await attempt.write(msgspec.json.encode({"choices": [{"index": 0, "delta": {"content": piece}}]}))
         message = {"role": "assistant", "content": "".join(pieces)}
         await attempt.seal(Completed(task=task, at=1.0, result={"choices": [{"index": 0, "message": message}]}))
+        await self.redis.hset(f"rq:job:{task}", "status", "finished")
 
     def close(self) -> None:
         portal().run(self.log.aclose())

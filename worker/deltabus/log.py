@@ -105,7 +105,8 @@ class Log:
         # What is there now may be sealed. What somebody begins before a re-sent call arrives may not.
         newest = await self._call(task, pack_command(b"XREVRANGE", names.keys[0], f"({keys.SEAL}", b"-", b"COUNT", 1))
         last = newest[0][0].decode() if newest else "0-0"
-        reply = await self._call(task, names.pack_seal(event, last=last, mine=False, former=former.message if former else b""))
+        replaced = former.message if former else b""
+        reply = await self._call(task, names.pack_seal(event, last=last, mine=False, former=replaced))
         if reply != 1:
             raise refusal(task, reply)
 
