@@ -44,7 +44,11 @@ class Worker:
         await self.redis.hset(f"rq:job:{task}", "status", "finished")
 
     def close(self) -> None:
-        portal().run(self.log.aclose())
+        portal().run(self._close())
+
+    async def _close(self) -> None:
+        await self.log.aclose()
+        await self.redis.aclose()
 
 
 @pytest.fixture
