@@ -37,7 +37,7 @@ class Scene:
     def worker(self, *options: str, **settings: str) -> Iterator[Background]:
         """A worker process that is ready; killed at the end, if it is still there."""
         command = (*DELTABUS, "worker", "chat", *options)
-        with Background(command, environ=environ(self.server.url, **FAST, **settings)) as process:
+        with Background(command, environ=environ(self.server.url, **(FAST | settings))) as process:
             process.wait_for("worker started")
             try:
                 yield process

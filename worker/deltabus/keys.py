@@ -10,6 +10,7 @@ The hash tag `{task}` keeps the keys of one task in one cluster slot. RQ's own k
 | `deltabus:{<task>}:events`   | channel | -                                                         |
 | `deltabus:cancel`            | channel | task ids whose cancel key has just been set               |
 | `deltabus:workers`           | sorted set | worker names by the time at which their leases run out |
+| `deltabus:reconciler`        | string  | name of the worker that reconciles, while it does         |
 | `deltabus:results:<queue>`   | channel | every terminal event of the queue's tasks                 |
 """
 
@@ -32,6 +33,9 @@ CANCEL_CHANNEL: Final = f"{PREFIX}:cancel"
 
 #: Leases of workers: names, scored by the Unix time at which they run out.
 WORKERS: Final = f"{PREFIX}:workers"
+
+#: The worker whose turn it is to look for what belongs to nobody.
+RECONCILER: Final = f"{PREFIX}:reconciler"
 
 #: Seconds for which a cancel that nobody has acted upon is remembered.
 CANCEL_TTL: Final = 24 * 3600

@@ -47,6 +47,14 @@ _MAX_FIELD: Final = 64 * 1024 * 1024
 _FAILURE = re.compile(r"task \S+ failed: ([a-z_]+): (.*)")
 
 
+#: What RQ says of jobs that it ended by force or lost (`rq.worker`, `rq.registry`, `rq.timeouts`), and its meaning.
+_RQ_WORDS: Final = {
+    "Work-horse terminated unexpectedly": "worker_lost",
+    "AbandonedJobError": "worker_lost",
+    "JobTimeoutException": "deadline_exceeded",
+}
+
+
 class RQKeys:
     """Names of RQ's keys under its prefix (`RQ_KEY_PREFIX`)."""
 
@@ -100,6 +108,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
                 return None
 
     @property
+    def function(self) -> str | None:
+        """Dotted path of the function that the job calls."""
+        match _json(self.data):
+            case [str(function), *_]:
+                return function
+            case _:
+                return None
+
+    @property
     def over(self) -> bool:
         """Whether RQ has done with the job."""
         return self.state in {"completed", "failed", "cancelled"}
@@ -140,7 +157,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             return ErrorInfo(code=failures[-1][0], message=failures[-1][1])
         # A foreign traceback: its last line says what, the rest is the business of whoever runs the worker.
         lines = text.strip().splitlines()
-        return ErrorInfo(code="internal", message=lines[-1] if lines else "RQ does not say why")
+        last = lines[-1] if lines else "RQ does not say why"
+        code = next((code for words, code in _RQ_WORDS.items() if words in last), "internal")
+        return ErrorInfo(code=code, message=last)
 
 
 class Records:

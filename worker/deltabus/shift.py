@@ -18,6 +18,7 @@ from deltabus.errors import ConfigError
 from deltabus.intake import BLOCK, Intake, Taken
 from deltabus.ledger import Ledger
 from deltabus.log import Log
+from deltabus.reconciler import Reconciler
 from deltabus.recovery import Recovery
 from deltabus.registry import Registry
 from deltabus.settings import Settings
@@ -95,6 +96,7 @@ class Shift:
                 await self._take_jobs()
                 await self._drain()
             if not self.abandoned:
+                await self._reconciler.leave()
                 await self._recovery.leave()
         return self._taken
 
@@ -131,6 +133,10 @@ class Shift:
                 bookkeepers=stack.enter_context(ThreadPoolExecutor(BOOKKEEPERS, "rq-bookkeeper")),
             )
             self._recovery = Recovery(redis, worker.name, keys, lease=settings.lease)
+            self._reconciler = Reconciler(
+                redis, event_log, worker.name, keys, lease=settings.lease, result_ttl=settings.result_ttl
+            )
+            stack.push_async_callback(self._reconciler.aclose)
             _make_providers(registry)
             self._vigil = Vigil(
                 worker,
@@ -138,6 +144,7 @@ class Shift:
                 engine=engine,
                 ledger=ledger,
                 recovery=self._recovery,
+                reconciler=self._reconciler,
                 slots=self._slots.values(),
                 stop=self.stop,
             )

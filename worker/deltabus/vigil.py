@@ -18,6 +18,7 @@ from rq.worker.base import WorkerStatus
 from deltabus import keys
 from deltabus.engine import Engine
 from deltabus.ledger import EXECUTION_TTL, Ledger
+from deltabus.reconciler import Reconciler
 from deltabus.recovery import Recovery
 from deltabus.slot import Slot
 
@@ -55,6 +56,7 @@ class Vigil:
         engine: Engine,
         ledger: Ledger,
         recovery: Recovery,
+        reconciler: Reconciler,
         slots: Collection[Slot],
         stop: Callable[[], None],
     ) -> None:
@@ -63,6 +65,7 @@ class Vigil:
         self._engine = engine
         self._ledger = ledger
         self._recovery = recovery
+        self._reconciler = reconciler
         self._slots = slots
         self._stop = stop
         self._shown: WorkerStatus | None = None
@@ -72,7 +75,7 @@ class Vigil:
     async def kept(self, stopped: asyncio.Event) -> AsyncIterator[None]:
         """Keep vigil while the block runs. It is entered with a lease, or when the worker is told to stop."""
         await self._get_a_lease(stopped)
-        every = (self._patrol, self._beat, self._listen, self._maintain)
+        every = (self._patrol, self._beat, self._listen, self._maintain, self._reconcile)
         duties = [asyncio.create_task(_lastingly(duty)) for duty in every]
         try:
             yield
@@ -196,6 +199,14 @@ class Vigil:
             except (RedisError, OSError) as exc:
                 log.warning("maintenance put off", error=str(exc))
             await asyncio.sleep(self._worker.maintenance_interval)
+
+    async def _reconcile(self) -> None:
+        while True:
+            await asyncio.sleep(self._reconciler.interval)
+            try:
+                await self._reconciler.go_round()
+            except (RedisError, OSError) as exc:
+                log.warning("reconciliation put off", error=str(exc))
 
 
 async def _lastingly(duty: Callable[[], Awaitable[None]]) -> None:
