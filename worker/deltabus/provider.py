@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -51,7 +51,10 @@ __all__ = [
     "Chunk",
     "Completion",
     "ConfigError",
+    "Content",
     "DeadlineExceeded",
+    "Download",
+    "FileRequest",
     "Health",
     "Internal",
     "InvalidRequest",
@@ -64,9 +67,11 @@ __all__ = [
     "ProviderUnavailable",
     "QuotaExhausted",
     "RateLimited",
+    "Request",
     "StreamTruncated",
     "TaskError",
     "Unsupported",
+    "UploadRequest",
     "read_settings",
 ]
 
@@ -85,6 +90,8 @@ class Capabilities:
     max_n: int | None = 128
     #: `messages[].name` is accepted.
     message_names: bool = True
+    #: Files can be uploaded, listed, read and deleted.
+    files: bool = False
     #: Chat messages may refer to uploaded files (`{"type": "file", "file": {"file_id": …}}`).
     file_ids: bool = True
     #: Check documented ranges (temperature 0..2, …) before the call. False for servers that allow more.
@@ -121,15 +128,66 @@ class Completion:
         self.data = data
 
 
+class Content(ABC):
+    """Bytes on their way to a provider. Nothing but `read` touches them: a file may be larger than memory."""
+
+    #: Name of the file, without a folder.
+    name: str
+    #: MIME type.
+    media_type: str
+    #: Bytes, exactly.
+    size: int
+
+    @abstractmethod
+    def read(self, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
+        """The bytes from `start` on, `length` of them or all, in pieces of at most 1 MiB.
+
+        May be called often, also for several parts at once; whoever calls it closes the iterator (`aclose()`).
+
+        Raises:
+            TaskError: the source broke off, or has not as many bytes as it had.
+        """
+
+
+class Download:
+    """Bytes on their way from a provider. Whoever gets it reads it once, in order, and closes it.
+
+    Args:
+        pieces: of at least a byte each; closed with this.
+        size: bytes, where the server says so.
+        name: of the file, where the server says so.
+    """
+
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes],
+        *,
+        media_type: str = "application/octet-stream",
+        size: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.media_type = media_type
+        self.size = size
+        self.name = name
+        self._pieces = pieces
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces
+
+    async def aclose(self) -> None:
+        """Close the connection, at once where the bytes were not read to their end."""
+        await self._pieces.aclose()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
-    """One attempt at a chat task.
+class Request:
+    """One attempt at a task.
 
     `body` is the request as the API documents it, checked and translated; keys that deltabus does
     not know are in it, untouched. A plugin must not change it.
     """
 
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] = field(default_factory=dict)
     #: Extra HTTP headers that the producer asked for; never credentials.
     headers: Mapping[str, str] = field(default_factory=dict)
     task: str = ""
@@ -137,10 +195,29 @@ class ChatRequest:
     #: Unix time in seconds after which nobody wants the answer.
     deadline: float | None = None
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest(Request):
+    """An attempt at a chat task."""
+
     @property
     def stream(self) -> bool:
         """Whether the producer asked for a streamed answer."""
         return bool(self.body.get("stream"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRequest(Request):
+    """An attempt at something with a file that the provider has."""
+
+    file_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadRequest(Request):
+    """An attempt at something with bytes that the provider gets; `body` has the other fields of the form."""
+
+    content: Content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +272,54 @@ class Provider(ABC):
         Raises:
             TaskError: one of the classes above, at any point.
         """
+
+    # What follows is asked of providers that can do it: an override is all that it takes. Answers are OpenAI-shaped.
+
+    async def upload(self, request: UploadRequest) -> dict[str, Any]:
+        """Upload a file; its body has `purpose`, perhaps `expires_after`. Returns the `file` object.
+
+        What was begun and cannot be finished is taken back.
+        """
+        raise Unsupported("this provider takes no files")
+
+    async def files(self, request: Request) -> dict[str, Any]:
+        """A page of the files that there are: `{"object": "list", "data": […], "has_more": …}`.
+
+        The body has `purpose`, `limit`, `order`, `after`, as far as the producer wants them.
+        """
+        raise Unsupported("this provider lists no files")
+
+    async def file(self, request: FileRequest) -> dict[str, Any]:
+        """What the provider says of a file: the `file` object."""
+        raise Unsupported("this provider knows no files")
+
+    async def content(self, request: FileRequest) -> Download:
+        """The bytes of a file."""
+        raise Unsupported("this provider gives no files back")
+
+    async def delete(self, request: FileRequest) -> dict[str, Any]:
+        """Delete a file: `{"id": …, "object": "file", "deleted": true}`."""
+        raise Unsupported("this provider deletes no files")
+
+    async def embeddings(self, request: Request) -> dict[str, Any]:
+        """Vectors of texts: `{"object": "list", "data": [{"embedding": […]}], …}`."""
+        raise Unsupported("this provider makes no embeddings")
+
+    async def models(self, request: Request) -> dict[str, Any]:
+        """The models that there are: `{"object": "list", "data": […]}`."""
+        raise Unsupported("this provider does not list its models")
+
+    async def speech(self, request: Request) -> Download:
+        """A text, spoken."""
+        raise Unsupported("this provider does not speak")
+
+    async def transcription(self, request: UploadRequest) -> dict[str, Any]:
+        """Speech, as text: `{"text": …}`, with more where the format asked for has more."""
+        raise Unsupported("this provider transcribes nothing")
+
+    async def images(self, request: Request) -> dict[str, Any]:
+        """Pictures after a description: `{"created": …, "data": [{"url" or "b64_json": …}]}`."""
+        raise Unsupported("this provider draws no images")
 
     async def check(self) -> Health:
         """Whether the endpoint can be reached and accepts the credentials, without cost to the user."""

@@ -1,4 +1,4 @@
-"""The functions whose dotted paths jobs hold: `deltabus.tasks.chat`, and whatever else `task` decorates.
+"""What makes a task function of a handler.
 
 `AsyncWorker` runs a task's handler on its loop. RQ's own workers call the function as they call any:
 then it brings a loop, a log and providers of its own along, for one task at a time.
@@ -9,23 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
 from functools import wraps
 from typing import Any, Final, Protocol, cast
 
-import msgspec
 import structlog
 from rq import get_current_job
 from rq.job import Job
 
-from deltabus import chat as rules
 from deltabus import connections, logs
-from deltabus.accumulator import Accumulator
-from deltabus.engine import Context, Engine, Handler, LeftToRQ, Run
-from deltabus.errors import PayloadTooLarge, TaskCancelled, TaskFailed
+from deltabus.engine import Engine, Handler, LeftToRQ, Run
+from deltabus.errors import TaskCancelled, TaskFailed
 from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.log import Log
-from deltabus.provider import ChatRequest, Completion
 from deltabus.registry import Registry
 from deltabus.settings import load
 
@@ -58,38 +53,6 @@ def task(handler: Handler) -> TaskFunction:
     function = cast("TaskFunction", call)
     function.handler = handler
     return function
-
-
-@task
-async def chat(context: Context) -> Any:
-    """A chat completion: checks the request, streams the provider's chunks, returns the `chat.completion`."""
-    envelope, attempt = context.envelope, context.attempt
-    model = envelope.request.get("model")
-    provider = context.registry.resolve(envelope.provider, model if isinstance(model, str) else None)
-    body = rules.prepare(envelope.request, provider.capabilities)
-    request = ChatRequest(
-        body=body,
-        headers=envelope.headers,
-        task=context.task,
-        attempt=attempt.number,
-        deadline=context.ends_at,
-    )
-    answer = Accumulator()
-    attempt.snapshot = lambda: [msgspec.json.encode(chunk) for chunk in answer.snapshot()]
-    room = context.settings.max_answer_bytes
-    async with aclosing(provider.chat(request)) as items:  # type: ignore[type-var] # an async generator in practice
-        async for item in items:
-            if isinstance(item, Completion):
-                return item.data
-            answer.add(item.data)
-            context.partial = answer.completion
-            await attempt.write(item.raw)
-            room -= len(item.raw)
-            if room < 0:
-                raise PayloadTooLarge(
-                    f"the answer is over {context.settings.max_answer_bytes} bytes (`max_answer_bytes`)"
-                )
-    return answer.completion()
 
 
 async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:

@@ -1,0 +1,6 @@
+"""The functions whose dotted paths jobs hold, as in `deltabus.tasks.chat`; and `task`, which makes more of them."""
+
+from deltabus.tasks.chats import chat
+from deltabus.tasks.function import TaskFunction, task
+
+__all__ = ["TaskFunction", "chat", "task"]

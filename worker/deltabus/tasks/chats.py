@@ -1,0 +1,47 @@
+"""The chat task."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from deltabus import chat as rules
+from deltabus.accumulator import Accumulator
+from deltabus.engine import Context
+from deltabus.errors import PayloadTooLarge
+from deltabus.provider import ChatRequest, Completion
+from deltabus.tasks.function import task
+
+
+@task
+async def chat(context: Context) -> Any:
+    """A chat completion: checks the request, streams the provider's chunks, returns the `chat.completion`."""
+    envelope, attempt = context.envelope, context.attempt
+    model = envelope.request.get("model")
+    provider = context.registry.resolve(envelope.provider, model if isinstance(model, str) else None)
+    body = rules.prepare(envelope.request, provider.capabilities)
+    request = ChatRequest(
+        body=body,
+        headers=envelope.headers,
+        task=context.task,
+        attempt=attempt.number,
+        deadline=context.ends_at,
+    )
+    answer = Accumulator()
+    attempt.snapshot = lambda: [msgspec.json.encode(chunk) for chunk in answer.snapshot()]
+    room = context.settings.max_answer_bytes
+    async with aclosing(provider.chat(request)) as items:  # type: ignore[type-var] # an async generator in practice
+        async for item in items:
+            if isinstance(item, Completion):
+                return item.data
+            answer.add(item.data)
+            context.partial = answer.completion
+            await attempt.write(item.raw)
+            room -= len(item.raw)
+            if room < 0:
+                raise PayloadTooLarge(
+                    f"the answer is over {context.settings.max_answer_bytes} bytes (`max_answer_bytes`)"
+                )
+    return answer.completion()
