@@ -62,7 +62,7 @@ def check(history: History) -> list[Violation]:
     """Every violation there is."""
     found = []
     for case in _cases(history):
-        for rule in (_ends, _is_ordered, _is_seen, _says_what_was_sent, _calls_are_due, _is_filed):
+        for rule in (_ends, _is_ordered, _is_seen, _is_announced, _says_what_was_sent, _calls_are_due, _is_filed):
             found += [Violation(kind, case.promise.task, f"{case.promise.kind}: {what}") for kind, what in rule(case)]
     found += [Violation("leftovers", "", f"{key} is left") for key in history.leftovers]
     for end in history.exits:
@@ -120,6 +120,10 @@ class _Case:
     job: Job | None
     calls: list[Call] = field(default_factory=list)
     views: list[_View] = field(default_factory=list)
+    #: What was heard of it on the channels of results, with the queue.
+    announced: list[tuple[str, Message]] = field(default_factory=list)
+    #: The observer heard those channels from its promise to the end of the run.
+    attended: bool = False
 
 
 _Found = Iterator[tuple[str, str]]
@@ -143,6 +147,11 @@ def _cases(history: History) -> list[_Case]:
             whole = unbroken and (watch.until is None or any(event.is_terminal for event in events))
             if events or whole:
                 case.views.append(_View(f"observer, {number}.", events, unbroken=unbroken, whole=whole))
+            case.attended |= unbroken and watch.until is None
+        for queue, messages in watch.results.items():
+            for message in messages:
+                if message.task in cases:
+                    cases[message.task].announced.append((queue, message))
     for following in history.followings:
         if following.task in cases:
             cases[following.task].views.append(
@@ -233,14 +242,31 @@ def _is_seen(case: _Case) -> _Found:
                 yield "logged, not seen", f"{view.name}: never saw {_some(missed)}"
 
 
+def _is_announced(case: _Case) -> _Found:
+    """The end, and nothing else, comes once on the channel of the queue's results."""
+    endings = {event.message.text for event in case.log if event.is_terminal}
+    if len(case.announced) > 1:
+        yield "doubled terminal", f"announced {len(case.announced)} times among the results"
+    for queue, message in case.announced:
+        if queue != case.promise.queue:
+            yield "seen, not logged", f"announced among the results of `{queue}`, though it is of another queue"
+        if message.text not in endings:
+            yield "seen, not logged", f"announced among the results with {message.id}, which is not its end"
+    if case.attended and endings and not case.announced:
+        yield "logged, not seen", "never announced among the results"
+
+
 def _says_what_was_sent(case: _Case) -> _Found:
     """A completed task says what the provider sent in its final attempt, both streamed and as a result."""
     if not case.log or case.log[-1].type != "completed":
         return
     result = _content(case.log[-1].body.get("result"))
-    sent = (
-        [case.promise.text] if case.promise.text is not None else [call.text for call in case.calls if not call.fault]
-    )
+    if case.promise.text is not None:
+        sent = [case.promise.text]
+    else:
+        # Where a snapshot has replaced it, the beginning is not known, and any call may be the one.
+        began = max((event.body["at"] for event in case.log if event.type == "started"), default=0.0)
+        sent = [call.text for call in case.calls if call.at >= began and not call.fault]
     if result not in sent:
         yield "wrong text", f"its {len(result)} characters are none of the {len(sent)} answers that were sent"
     streamed: str | None = None
@@ -257,6 +283,8 @@ def _calls_are_due(case: _Case) -> _Found:
     """The provider is not called for nothing, and no call goes on when nobody wants it any more."""
     if case.promise.uncalled and case.calls:
         yield "needless calls", f"{len(case.calls)} calls for a task that was not to begin"
+    elif case.calls and case.log and all(event.is_terminal for event in case.log):
+        yield "needless calls", f"{len(case.calls)} calls, and no attempt has begun"
     for call in case.calls:
         if call.left_open:
             yield "needless calls", f"call {call.number} ({call.fault}) was never closed"
@@ -279,6 +307,8 @@ def _is_filed(case: _Case) -> _Found:
         )
     if case.job.results != results:
         yield "misfiled", f"RQ has the results {case.job.results}, not {results}"
+    if case.job.notes:
+        yield "leftovers", f"its job hash keeps {', '.join(sorted(case.job.notes))}"
 
 
 def _place(id: str) -> Place:

@@ -62,7 +62,10 @@ class Watch(msgspec.Struct, kw_only=True):
     since: float
     #: None: to the end of the run.
     until: float | None = None
+    #: What came on the channels of the tasks.
     messages: list[Message] = []
+    #: What came on the channels of the queues' results, by queue.
+    results: dict[str, list[Message]] = {}
 
 
 class Following(msgspec.Struct, kw_only=True):
@@ -86,6 +89,8 @@ class Job(msgspec.Struct, kw_only=True):
     registries: frozenset[str]
     #: Results that were recorded, by RQ's number of their type.
     results: tuple[int, ...] = ()
+    #: Fields in its hash in which deltabus keeps account of it while it waits or runs.
+    notes: frozenset[str] = frozenset()
 
 
 class Incident(msgspec.Struct, kw_only=True):

@@ -170,17 +170,18 @@ class Run:
         for task in history.promises:
             async with client.pipeline(transaction=False) as pipe:
                 pipe.xrange(keys.log(task))
-                pipe.hget(f"rq:job:{task}", "status")
+                pipe.hgetall(f"rq:job:{task}")
                 pipe.xrange(f"rq:results:{task}")
-                entries, status, results = await pipe.execute()
+                entries, job, results = await pipe.execute()
             history.logs[task] = [
                 Message(task, entry.decode(), fields[keys.EVENT_FIELD.encode()].decode()) for entry, fields in entries
             ]
-            if status is not None:
+            if job:
                 history.jobs[task] = Job(
-                    status=status.decode(),
+                    status=job.get(b"status", b"").decode(),
                     registries=frozenset(registries.get(task, ())),
                     results=tuple(int(fields[b"type"]) for _, fields in results),
+                    notes=frozenset(name.decode() for name in job if name.startswith(keys.PREFIX.encode())),
                 )
         history.leftovers = await self._passing(client)
 

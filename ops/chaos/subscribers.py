@@ -57,7 +57,7 @@ class Observer:
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    await pubsub.psubscribe(keys.events("*"))
+                    await pubsub.psubscribe(*_PATTERNS)
                     async for item in pubsub.listen():
                         self._take(item)
             except (RedisError, OSError):
@@ -71,9 +71,11 @@ class Observer:
         if item["type"] == "psubscribe":
             # redis-py subscribes anew by itself: then this is another watch.
             if self.listens.is_set():
+                self.listens.clear()
                 self.watches[-1].until = time.time()
-            self.watches.append(Watch(since=time.time()))
-            self.listens.set()
+            if item["data"] == len(_PATTERNS):
+                self.watches.append(Watch(since=time.time()))
+                self.listens.set()
         elif item["type"] == "pmessage":
             channel, data = item["channel"], item["data"]
             assert isinstance(channel, bytes)
@@ -81,8 +83,17 @@ class Observer:
             if channel.decode() == keys.events(_END):
                 self._end.set()
                 return
-            self.watches[-1].messages.append(read(data))
+            watch = self.watches[-1]
+            if item["pattern"] == _RESULTS.encode():
+                queue = channel.decode().removeprefix(keys.results(""))
+                watch.results.setdefault(queue, []).append(read(data))
+            else:
+                watch.messages.append(read(data))
 
+
+#: Every channel on which all tasks are heard: their own, and those of their queues' results.
+_RESULTS: Final = keys.results("*")
+_PATTERNS: Final = (keys.events("*"), _RESULTS)
 
 #: No task's id: the channel on which the observer hears that there is nothing more.
 _END: Final = "-the-end-"
