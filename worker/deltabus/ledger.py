@@ -24,6 +24,7 @@ from rq.registry import CanceledJobRegistry
 from rq.results import Result
 from rq.utils import utcformat
 
+from deltabus import keys
 from deltabus.commit import Call, GroupCommit, pack
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.jobs import OPEN_FIELD, BusJob, JSONSerializer
@@ -59,16 +60,18 @@ class Ledger:
         connection: the worker's blocking client. RQ's objects want one; nothing is sent on it from here.
         worker_key: key of RQ's hash of this worker.
         failure_ttl: seconds for which failed and cancelled jobs are kept where they do not say so.
+        lease: seconds for which a worker that starts a job without a lease is given one.
     """
 
     def __init__(
-        self, redis: Redis, connection: SyncRedis, *, worker_name: str, worker_key: str, failure_ttl: int
+        self, redis: Redis, connection: SyncRedis, *, worker_name: str, worker_key: str, failure_ttl: int, lease: float
     ) -> None:
         self._redis = redis
         self._connection = connection
         self._worker_name = worker_name
         self._worker_key = worker_key
         self._failure_ttl = failure_ttl
+        self._lease = lease
         self._commit = GroupCommit(redis, [BOOK])
 
     async def start(self, job: BusJob, queue_key: str) -> tuple[Outcome, Execution]:
@@ -82,7 +85,8 @@ class Ledger:
         pipeline.hset(job.key, OPEN_FIELD, 1)
         pipeline.persist(job.key)
         intermediate = IntermediateQueue.get_intermediate_queue_key(queue_key)
-        outcome = await self._submit(intermediate, ["listed", job.id, job.key, execution.key], pipeline)
+        guard = ["listed", job.id, job.key, execution.key, self._worker_name, repr(self._lease)]
+        outcome = await self._submit([intermediate, keys.WORKERS], guard, pipeline)
         return outcome, execution
 
     async def mend(self, job: BusJob, broken: Sequence[bytes]) -> bool:
@@ -132,14 +136,14 @@ class Ledger:
         job.cleanup(self._failure_ttl, pipeline=pipeline, remove_from_queue=False)
         execution.delete(job, pipeline)
         # RQ leaves the dependents of a cancelled job where they are.
-        return await self._submit(execution.key, ["running", ""], pipeline)
+        return await self._submit([execution.key], ["running", ""], pipeline)
 
     async def forget(self, job: BusJob, execution: Execution) -> Outcome:
         """Record that a job whose hash was deleted does not run any more."""
         pipeline = self._recorder()
         job._status = JobStatus.CANCELED  # noqa: SLF001
         execution.delete(job, pipeline)
-        return await self._submit(execution.key, ["running", ""], pipeline)
+        return await self._submit([execution.key], ["running", ""], pipeline)
 
     async def hand_back(self, job: BusJob, execution: Execution, queue_key: str, *, lost: bool = False) -> Outcome:
         """Put a running job back to the front of its queue, as if it had not been taken; `lost` counts it."""
@@ -150,7 +154,7 @@ class Ledger:
         execution.delete(job, pipeline)
         pipeline.lpush(queue_key, job.id)
         # A job that others wait for goes back like any other: the second guard is the execution itself.
-        return await self._submit(execution.key, ["running", ""], pipeline)
+        return await self._submit([execution.key], ["running", ""], pipeline)
 
     async def park(self, job: BusJob, execution: Execution, *, delay: float, failures: int) -> Outcome:
         """Put a running job into RQ's scheduled registry, from where any worker or scheduler releases it."""
@@ -166,7 +170,7 @@ class Ledger:
         queue = BusQueue(job.origin, self._connection, serializer=JSONSerializer)
         pipeline.zadd(queue.scheduled_job_registry.key, {job.id: math.ceil(_now().timestamp() + delay)})
         execution.delete(job, pipeline)
-        return await self._submit(execution.key, ["running", ""], pipeline)
+        return await self._submit([execution.key], ["running", ""], pipeline)
 
     async def is_running(self, execution: Execution) -> bool:
         """Whether RQ's records say that this execution goes on."""
@@ -228,15 +232,15 @@ class Ledger:
     async def _finish(self, job: BusJob, execution: Execution, pipeline: Pipeline, ttl: int) -> Outcome:
         job.cleanup(ttl, pipeline=pipeline, remove_from_queue=False)
         execution.delete(job, pipeline)
-        return await self._submit(execution.key, ["running", job.dependents_key], pipeline)
+        return await self._submit([execution.key], ["running", job.dependents_key], pipeline)
 
-    async def _submit(self, key: str, guard: Sequence[str], pipeline: Pipeline) -> Outcome:
-        arguments: list[Any] = [*guard, *([""] * (4 - len(guard)))]
+    async def _submit(self, names: Sequence[str], guard: Sequence[str], pipeline: Pipeline) -> Outcome:
+        arguments: list[Any] = [*guard, *([""] * (6 - len(guard)))]
         for words, _ in pipeline.command_stack:
             arguments.append(len(words))
             # As redis-py would encode them: RQ's statuses are strings that `str` would not show as such.
             arguments += (repr(word) if isinstance(word, float) else word for word in words)
-        call = Call(pack(BOOK, [key.encode()], arguments))
+        call = Call(pack(BOOK, [name.encode() for name in names], arguments))
         self._commit.submit(call)
         reply = await call.reply
         if isinstance(reply, ResponseError):

@@ -116,6 +116,7 @@ class Shift:
                 worker_name=worker.name,
                 worker_key=worker.key,
                 failure_ttl=settings.failure_ttl,
+                lease=settings.lease,
             )
             stack.push_async_callback(ledger.aclose)
             self._intake = Intake(redis, list(keys.items()), max_bytes=settings.max_request_bytes, stopped=self._stop)
