@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ def start(site: Any, job: Job, then: Callable[[redis.asyncio.Redis], Awaitable[N
     async def main() -> None:
         site.redis.lmove("rq:queue:chat", "rq:queue:chat:intermediate")
         taken = jobs.restore(job.id, site.redis.hgetall(job.key), connection=site.redis, queue="chat")
-        async with asyncio.timeout(60), redis.asyncio.Redis.from_url(site.url) as client:
+        async with redis.asyncio.Redis.from_url(site.url) as client:
             ledger = Ledger(
                 client, site.redis, worker_name="away", worker_key="rq:worker:away", failure_ttl=60, lease=LEASE
             )
@@ -41,8 +42,10 @@ def test_what_a_buried_worker_starts_is_found_should_it_die_before_it_renews_its
 
     async def look(client: redis.asyncio.Redis) -> None:
         recovery = Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=LEASE)
+        deadline = time.monotonic() + 100 * LEASE
         while not await client.llen("rq:queue:chat"):
             await recovery.patrol()
+            assert time.monotonic() < deadline, "nobody has found it"
 
     start(site, job, look)
     assert site.redis.zscore(keys.WORKERS, "away") is None
