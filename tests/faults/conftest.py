@@ -1,5 +1,5 @@
 """The fixtures of the fault tests."""
 
-from faults import durable, scene
+from faults import durable, provider, scene
 
-__all__ = ["durable", "scene"]
+__all__ = ["durable", "provider", "scene"]

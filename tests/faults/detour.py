@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from processes import PATIENCE
 
-from chaos.proxy import POINTS, Proxy, Then, Trap
+from chaos.proxy import POINTS, Point, Proxy, Then, Trap
 
 
 class Detour:
@@ -45,8 +45,8 @@ class Detour:
     def url(self) -> str:
         return self._proxy.url
 
-    def strike_at(self, point: str, strike: Callable[[], object], then: Then) -> Callable[[], None]:
-        """Strike once, at a named point; returns what waits until it has happened."""
+    def strike_at(self, point: str | Point, strike: Callable[[], object], then: Then) -> Callable[[], None]:
+        """Strike once, at a point, named or made for the occasion; returns what waits until it has happened."""
         happened = threading.Event()
 
         def spring() -> None:
@@ -56,7 +56,7 @@ class Detour:
         def wait() -> None:
             assert happened.wait(PATIENCE), f"{point}: never reached"
 
-        self._proxy.trap = Trap(POINTS[point], spring, then)
+        self._proxy.trap = Trap(POINTS[point] if isinstance(point, str) else point, spring, then)
         return wait
 
     def resume(self) -> None:

@@ -15,7 +15,7 @@ from processes import DELTABUS, PATIENCE, Background, environ
 from deltabus import Bus, Task, keys
 from deltabus.embedded import EmbeddedRedis
 from deltabus.events import AnyEvent, Completed, Delta, Started
-from deltabus.testing import check_events
+from deltabus.testing import ScriptedServer, check_events
 
 #: Leases as short as a machine with a busy neighbour keeps them.
 FAST = {"DELTABUS_LEASE": "2", "DELTABUS_HEARTBEAT_INTERVAL": "0.5", "DELTABUS_RETRY_DELAY": "0.05"}
@@ -60,6 +60,19 @@ class Scene:
         """Wait until that attempt has streamed something."""
         self.reaches(task, lambda event: isinstance(event, Delta) and event.attempt == attempt)
 
+    def ending(self, task: Task) -> AnyEvent:
+        """The task's terminal event, waited for; its log is in order."""
+        events = list(task.events())
+        check_events(events)
+        return events[-1]
+
+    def until(self, holds: Callable[[], object], otherwise: Callable[[], object] = lambda: None) -> None:
+        """Wait until something holds that no message tells of; `otherwise` says what there is instead."""
+        deadline = time.monotonic() + PATIENCE
+        while not holds():
+            assert time.monotonic() < deadline, f"it does not come to that: {otherwise()}"
+            self.redis.blpop("a list that nobody writes", timeout=0.05)
+
     def words(self, task: Task, count: int) -> list[AnyEvent]:
         """The task completes with so many words, and its log is in order; its events."""
         events = list(task.events())
@@ -80,10 +93,7 @@ class Scene:
 
     def nothing_is_left(self) -> None:
         """No list, lease or intent remembers a task that has ended; a moment after its end, which comes first."""
-        deadline = time.monotonic() + PATIENCE
-        while (left := self._left()) and time.monotonic() < deadline:
-            self.redis.blpop("a list that nobody writes", timeout=0.05)
-        assert not left
+        self.until(lambda: not self._left(), self._left)
 
     def _left(self) -> set[bytes]:
         patterns = ("rq:queue:*", "rq:wip:*", "rq:execution*", "rq:worker:*:executions", f"{keys.PREFIX}:*:cancel")
@@ -93,6 +103,13 @@ class Scene:
 def attempts(events: list[AnyEvent]) -> int:
     """How many attempts have begun."""
     return max(event.attempt or 0 for event in events if isinstance(event, Started))
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedServer]:
+    """A server that says what a test scripts."""
+    with ScriptedServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import signal
 from faults import Scene, attempts
 from redis.asyncio import Redis
 
-from deltabus import keys
-from deltabus.events import Completed, Failed, Started
+from deltabus.events import Completed, Started
 from deltabus.jobs import OPEN_FIELD
 from deltabus.log import Log
 from deltabus.settings import Settings
@@ -53,30 +52,6 @@ def test_a_frozen_worker_is_fenced_and_goes_on_with_new_work(scene: Scene) -> No
         scene.nothing_is_left()
 
 
-def test_a_task_that_kills_its_workers_again_and_again_is_failed(scene: Scene) -> None:
-    (poison,) = scene.chat(words=1000, interval=0.05)
-    for death in (1, 2):
-        with scene.worker(DELTABUS_MAX_DELIVERIES="2") as victim:
-            scene.streams(poison, attempt=death)
-            victim.process.kill()
-    with scene.worker(DELTABUS_MAX_DELIVERIES="2"):
-        events = list(poison.events())
-        assert isinstance(events[-1], Failed)
-        assert events[-1].error.code == "worker_lost"
-        assert attempts(events) == 2
-        assert scene.redis.zscore("rq:failed:chat", poison.id) is not None
-        scene.nothing_is_left()
-
-
-def test_a_job_that_was_taken_and_never_started_goes_back_to_its_queue(scene: Scene) -> None:
-    """RQ fails it after a minute (peers.md, 11), though nobody has run it."""
-    (task,) = scene.chat(words=3)
-    assert scene.redis.lmove("rq:queue:chat", "rq:queue:chat:intermediate") is not None
-    with scene.worker():
-        assert attempts(scene.words(task, 3)) == 1
-        scene.nothing_is_left()
-
-
 def test_a_crash_between_the_seal_and_the_bookkeeping_is_repaired_without_the_provider(scene: Scene) -> None:
     (task,) = scene.chat(words=3)
 
@@ -96,14 +71,3 @@ def test_a_crash_between_the_seal_and_the_bookkeeping_is_repaired_without_the_pr
     events = list(task.events())
     assert [type(event) for event in events] == [Started, Completed]
     assert task.result() == {"from": "the dead"}
-
-
-def test_a_lost_cancel_message_loses_no_cancel(scene: Scene) -> None:
-    """The intent is stored (peers.md, 9): nobody hears a publish here."""
-    with scene.worker():
-        (task,) = scene.chat(words=1000, stall_after=3)
-        scene.streams(task)
-        scene.redis.set(keys.cancel(task.id), "changed my mind", ex=60)
-        ending = list(task.events())[-1]
-        assert ending.reason == "changed my mind"
-        scene.nothing_is_left()
