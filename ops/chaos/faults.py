@@ -56,6 +56,7 @@ class Injector:
         self._clients = clients
         self._points: list[str] = []
         self._under_way: set[asyncio.Task[None]] = set()
+        self._one_restart = asyncio.Lock()
         self.incidents: list[Incident] = []
 
     async def run(self, seconds: float) -> None:
@@ -125,8 +126,9 @@ class Injector:
             worker.struck = False
 
     async def _restart(self, fault: Fault, how: Callable[[], None]) -> None:
-        self._note(fault)
-        await asyncio.to_thread(how)
+        async with self._one_restart:
+            self._note(fault)
+            await asyncio.to_thread(how)
 
     def _crash(self) -> None:
         self._redis.kill()

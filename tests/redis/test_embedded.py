@@ -273,6 +273,19 @@ def test_an_append_only_file_survives_a_crash() -> None:
         assert client.get("key") == "value"
 
 
+def test_a_server_has_started_when_it_has_read_its_data_in() -> None:
+    """Before, it answers hardly any question (`LOADING`)."""
+    slow = ("--appendonly", "yes", "--key-load-delay", "200")  # microseconds
+    with EmbeddedRedis(args=slow) as server, redis.Redis.from_url(server.url) as client:
+        with client.pipeline(transaction=False) as pipeline:
+            for number in range(5000):
+                pipeline.set(number, "value")
+            pipeline.execute()
+        server.kill()
+        server.start()
+        assert client.dbsize() == 5000
+
+
 def test_a_given_folder_is_kept_with_its_data(tmp_path: Path) -> None:
     folder = tmp_path / "made" / "on demand"
     for expected in (None, "value"):

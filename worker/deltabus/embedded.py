@@ -270,9 +270,11 @@ class EmbeddedRedis:
         deadline = time.monotonic() + START_TIMEOUT
         with self._client(timeout=START_QUESTION) as client:
             while time.monotonic() < deadline:
-                # Whatever a stranger says there, or nobody: only one's own pid is an answer.
+                # Whatever a stranger says there, or nobody: only one's own pid is an answer. And a server that
+                # still reads its data in answers this question, but hardly any other.
                 with contextlib.suppress(redis.RedisError):
-                    if client.info("server")["process_id"] == self._pid:
+                    said = client.info()
+                    if said["process_id"] == self._pid and not said["loading"]:
                         return True
                 assert self._guard is not None
                 with contextlib.suppress(subprocess.TimeoutExpired):
