@@ -7,7 +7,7 @@ import signal
 from faults import Scene, attempts
 
 from deltabus.events import Retrying
-from deltabus.ledger import LOST_FIELD
+from deltabus.jobs import LOST_FIELD
 
 
 def test_what_can_finish_in_time_finishes_where_it_is(scene: Scene) -> None:

@@ -10,8 +10,7 @@ from rq.job import JobStatus
 from deltabus import Bus, keys
 from deltabus.errors import TaskCancelled
 from deltabus.events import Cancelled, Completed
-from deltabus.jobs import OPEN_FIELD
-from deltabus.ledger import FAILURES_FIELD, LOST_FIELD
+from deltabus.jobs import NOTES, OPEN_FIELD
 
 #: Fails once, before it says anything, and asks to wait for a minute.
 PARKS = {"words": 3, "fail_after": 0, "fail_attempts": 1, "retry_after": 60.0}
@@ -100,8 +99,20 @@ def test_a_parked_task_that_is_cancelled_and_requeued_begins_anew(site, bus):
     assert bus.task(job.id).cancel("no time") is True
     assert site.types(job.id) == ["started", "retrying", "cancelled"]
     assert site.leftovers() == set()
-    assert site.redis.hmget(job.key, OPEN_FIELD, LOST_FIELD, FAILURES_FIELD) == [None] * 3
+    assert site.redis.hmget(job.key, NOTES) == [None] * 3
     site.queue().canceled_job_registry.requeue(site.fetch(job))
     site.work()
     assert isinstance(site.ending(job.id), Completed)
     assert site.log(job.id)[0].attempt == 2
+
+
+def test_a_parked_task_that_rq_has_cancelled_and_is_requeued_begins_anew(site):
+    job = site.enqueue(script=PARKS)
+    site.work()
+    site.fetch(job).cancel()
+    with site.worker(settings=site.settings(lease=0.5, heartbeat_interval=0.1)):  # its reconciler ends the log
+        assert isinstance(site.ending(job.id), Cancelled)
+        site.until(lambda: not site.redis.hexists(job.key, OPEN_FIELD))
+        site.queue().canceled_job_registry.requeue(site.fetch(job))
+        site.until(lambda: site.fetch(job).is_finished)
+    assert isinstance(site.ending(job.id), Completed)

@@ -15,7 +15,7 @@ from rq.utils import utcformat
 
 from deltabus import keys, reconciler
 from deltabus.events import Cancelled, Completed, Failed
-from deltabus.ledger import LOST_FIELD
+from deltabus.jobs import LOST_FIELD
 from deltabus.log import Log
 from deltabus.reconciler import Reconciler
 

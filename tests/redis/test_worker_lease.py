@@ -11,7 +11,8 @@ import redis.asyncio
 from rq.job import Job
 
 from deltabus import jobs, keys
-from deltabus.ledger import LOST_FIELD, Ledger, Outcome
+from deltabus.jobs import LOST_FIELD
+from deltabus.ledger import Ledger, Outcome
 from deltabus.recovery import Recovery
 
 #: Seconds.

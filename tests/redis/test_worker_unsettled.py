@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deltabus import keys
-from deltabus.ledger import FAILURES_FIELD, LOST_FIELD
+from deltabus.jobs import FAILURES_FIELD, LOST_FIELD
 
 
 def test_a_task_whose_log_cannot_be_written_fails_in_rq_and_hurts_nobody_else(site) -> None:

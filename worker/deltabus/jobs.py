@@ -30,6 +30,15 @@ NO_CALL: Final = b'["", null, [], {}]'
 #: log is this round's while it is there, and that of a former round afterwards: the job was enqueued again.
 OPEN_FIELD: Final = "deltabus_open"
 
+#: Field of a job's hash that counts how often the job lost its worker.
+LOST_FIELD: Final = "deltabus_lost"
+
+#: Field of a parked job's hash: attempts that have failed for a passing reason.
+FAILURES_FIELD: Final = "deltabus_failures"
+
+#: All that deltabus notes in a job's hash. It goes with the job's end: whoever runs it again begins anew.
+NOTES: Final = (OPEN_FIELD, LOST_FIELD, FAILURES_FIELD)
+
 _ENDED: Final = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
 
 #: Seconds: no time in a job may be longer. It is more than thirty years, and less than what timers can count.

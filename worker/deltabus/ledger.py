@@ -27,7 +27,7 @@ from rq.utils import utcformat
 from deltabus import keys
 from deltabus.commit import Call, GroupCommit, pack
 from deltabus.errors import ErrorInfo, TaskFailed
-from deltabus.jobs import OPEN_FIELD, BusJob, JSONSerializer
+from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, NOTES, OPEN_FIELD, BusJob, JSONSerializer
 from deltabus.queues import BusQueue
 from deltabus.scripts import BOOK
 
@@ -35,12 +35,6 @@ from deltabus.scripts import BOOK
 #: registry sets that off, even `rq info`. Our own leases (see `recovery`) are much shorter, but somebody must be there
 #: to see them run out: this is how long all workers may be away.
 EXECUTION_TTL: Final = 7 * 24 * 3600
-
-#: Field of a job's hash that counts how often the job lost its worker.
-LOST_FIELD: Final = "deltabus_lost"
-
-#: Field of a parked job's hash: attempts that have failed for a passing reason.
-FAILURES_FIELD: Final = "deltabus_failures"
 
 
 class Outcome(IntEnum):
@@ -206,7 +200,7 @@ class Ledger:
         job.ended_at = _now()
         job._status = status  # noqa: SLF001
         pipeline.hset(job.key, mapping={"status": status.value, "ended_at": utcformat(job.ended_at)})
-        pipeline.hdel(job.key, OPEN_FIELD, LOST_FIELD, FAILURES_FIELD)  # whoever requeues it begins anew
+        pipeline.hdel(job.key, *NOTES)  # whoever requeues it begins anew
         if counter:
             pipeline.hincrby(self._worker_key, counter, 1)
         if job.started_at:

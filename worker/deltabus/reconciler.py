@@ -36,7 +36,7 @@ from deltabus import keys
 from deltabus.commit import GroupCommit
 from deltabus.errors import BusError, Fenced, Internal, Sealed, TaskNotFound, UnknownTask
 from deltabus.events import Terminal
-from deltabus.jobs import OPEN_FIELD, BusJob
+from deltabus.jobs import NOTES, OPEN_FIELD, BusJob
 from deltabus.log import Log
 from deltabus.records import Record, Records, RQKeys
 from deltabus.scripts import ADOPT, LOOK
@@ -262,18 +262,22 @@ class Reconciler:
             log.warning("a task that RQ has ended cannot be settled", task=job.task, error=str(exc))
             return
         log.warning("sealed the log of a task that RQ has ended", task=job.task, status=job.status)
-        if job.ended_at is None:
-            await self._date(job)
+        await self._close(job)
 
-    async def _date(self, job: _Glimpse) -> None:
-        """Note when a job ended, as RQ does not where it cancels one: by that it is known as settled."""
+    async def _close(self, job: _Glimpse) -> None:
+        """Let the job's hash say that its end is known: when it was, as RQ does not where it cancels one.
+
+        Without our notes, as whoever runs it after it was enqueued again begins anew.
+        """
         key = Job.key_for(job.task)
         async with self._redis.pipeline() as pipeline:
             try:
                 await pipeline.watch(key)
                 if await pipeline.hget(key, "status") == job.status.encode():
                     pipeline.multi()  # type: ignore[no-untyped-call]
-                    pipeline.hset(key, "ended_at", utcformat(datetime.now().astimezone()))
+                    pipeline.hdel(key, *NOTES)
+                    if job.ended_at is None:
+                        pipeline.hset(key, "ended_at", utcformat(datetime.now().astimezone()))
                     await pipeline.execute()
             except WatchError:
                 return  # somebody does something with it

@@ -30,8 +30,8 @@ from deltabus.errors import (
 )
 from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.intake import Taken
-from deltabus.jobs import OPEN_FIELD, BusJob
-from deltabus.ledger import FAILURES_FIELD, LOST_FIELD, Ledger, Outcome
+from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, OPEN_FIELD, BusJob
+from deltabus.ledger import Ledger, Outcome
 from deltabus.settings import Settings
 
 log = structlog.get_logger("deltabus.worker")

@@ -35,8 +35,7 @@ from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 from deltabus import connections, logs
 from deltabus.allowlist import AllowList
 from deltabus.errors import ErrorInfo, TaskFailed
-from deltabus.jobs import BusJob, JSONSerializer
-from deltabus.ledger import FAILURES_FIELD, LOST_FIELD
+from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, JSONSerializer
 from deltabus.queues import BusQueue
 from deltabus.settings import Settings, load
 from deltabus.shift import Shift
