@@ -1,44 +1,21 @@
-"""The table `[providers.<name>]` of this plugin, checked once and frozen.
+"""The table `[providers.<name>]` of this plugin: `deltabus.http.config` has its keys, but for two.
 
-`base_url`: where the API is, `https://api.openai.com/v1` by default; `Endpoint` says which forms it may have.
-`api_key`: empty or absent, no credentials are sent.
-`auth_header`: the header that carries the key. `Authorization`, the default, carries it as `Bearer <key>`;
-    any other, such as Azure's `api-key`, carries it alone.
+`base_url`: `https://api.openai.com/v1` by default.
 `organization`, `project`: sent as `OpenAI-Organization` and `OpenAI-Project`.
-`headers`: a table of further headers. A producer's headers never replace them.
-`query`: a table of query parameters, such as Azure's `api-version`.
-`model`: what is asked for where a request names no model, or `default`.
-`params`: a table of body parameters that a request gets where it lacks them: the producer's value wins.
-`force_params`: a table of body parameters that replace the producer's.
-`timeouts`: a table of seconds, 0 for none. `connect` (10); `first_byte` (600), from the start of the request to
-    the first byte of the answer's body; `between_bytes` (300), in which keep-alives count as bytes; `total`
-    (none). The task's own deadline holds in any case.
-`verify`: false, do not check the server's certificate.
-`ca_bundle`: a file or a folder of certificates to trust. Default: SSL_CERT_FILE, SSL_CERT_DIR, else certifi's.
-`proxy`: URL of an HTTP proxy; empty, none. Default: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, except for the
-    hosts of NO_PROXY and loopback addresses.
-`capabilities`: a table that overrides `deltabus.provider.Capabilities`.
-`max_answer_bytes`: largest answer that is not streamed, and largest event of one that is; 32 MiB by default.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from deltabus.provider import Capabilities, ConfigError
-from deltabus_openai import headers
-from deltabus_openai.endpoint import Endpoint, proxy_for, proxy_url
+from deltabus import http
+from deltabus.http.config import header_text
+from deltabus.provider import ConfigError
 
-_T = TypeVar("_T")
-
-#: The bus' own default for the largest answer.
-MAX_ANSWER_BYTES = 32 * 1024 * 1024
+#: A base URL that ends in one of these is the address of the operation itself.
+OPERATIONS = ("/chat/completions", "/models")
 
 #: What hosts are known not to take, whatever server software they run; `capabilities` overrides it.
 KNOWN_HOSTS: Mapping[str, Mapping[str, Any]] = {
@@ -50,41 +27,11 @@ KNOWN_HOSTS: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
-    """Seconds; None: no limit."""
-
-    connect: float | None = 10.0
-    first_byte: float | None = 600.0
-    between_bytes: float | None = 300.0
-    total: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(http.Config):
     """One configured endpoint. It holds secrets: its repr shows none."""
 
-    endpoint: Endpoint
-    api_key: str = field(default="", repr=False)
-    auth_header: str = "Authorization"
     organization: str = ""
     project: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    model: str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    force_params: Mapping[str, Any] = field(default_factory=dict)
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    verify: bool = True
-    ca_bundle: Path | None = None
-    proxy: str | None = field(default=None, repr=False)
-    capabilities: Capabilities = field(default_factory=Capabilities)
-    max_answer_bytes: int = MAX_ANSWER_BYTES
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """What must not appear in an error. Shorter values are placeholders (`EMPTY`, `none`) and words."""
-        found = {self.api_key, *self.endpoint.query.values()}
-        found.update(value for name, value in self.headers.items() if headers.is_credential(name))
-        return tuple(sorted((value for value in found if len(value) >= 8), key=len, reverse=True))
 
 
 def read(table: Mapping[str, Any]) -> Config:
@@ -93,162 +40,14 @@ def read(table: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: a key is unknown, missing or wrong.
     """
-    _known(table, _KEYS, "")
-    endpoint = Endpoint.parse(_text(table, "base_url", "https://api.openai.com/v1"), _texts(table, "query"))
-    api_key = _key(table)
-    auth_header = _text(table, "auth_header", "Authorization")
-    extra = _texts(table, "headers")
-    for name, value in {**extra, auth_header: "x"}.items():
-        if problem := headers.problem(name, value):
-            raise ConfigError(f"headers.{name}: {problem}" if name in extra else f"auth_header: {problem}")
-    if api_key and any(name.lower() == auth_header.lower() for name in extra):
-        raise ConfigError(f"headers.{auth_header} and api_key both set {auth_header}: keep one")
-    if endpoint.host == "api.openai.com" and not api_key and not any(map(headers.is_credential, extra)):
-        raise ConfigError('api_key is missing, and OpenAI takes no request without: api_key = "${OPENAI_API_KEY}"')
-    return Config(
-        endpoint=endpoint,
-        api_key=api_key,
-        auth_header=auth_header,
-        organization=_header_text(table, "organization"),
-        project=_header_text(table, "project"),
-        headers=extra,
-        model=_text(table, "model", "") or None,
-        params=_table(table, "params"),
-        force_params=_table(table, "force_params"),
-        timeouts=_timeouts(table),
-        verify=_boolean(table, "verify", True),
-        ca_bundle=_ca_bundle(table),
-        proxy=proxy_url(_text(table, "proxy", "")) if "proxy" in table else proxy_for(endpoint),
-        capabilities=_capabilities(table, endpoint.host),
-        max_answer_bytes=_size(table, "max_answer_bytes", MAX_ANSWER_BYTES),
+    config = Config.read(
+        table,
+        base_url="https://api.openai.com/v1",
+        operations=OPERATIONS,
+        known_hosts=KNOWN_HOSTS,
+        organization=header_text(table, "organization"),
+        project=header_text(table, "project"),
     )
-
-
-def _known(table: Mapping[str, Any], keys: Iterable[str], prefix: str) -> None:
-    for key in table:
-        if key not in keys:
-            near = difflib.get_close_matches(str(key), list(keys), n=1)
-            hint = f"did you mean `{prefix}{near[0]}`?" if near else f"there are: {', '.join(sorted(keys))}"
-            raise ConfigError(f"unknown key `{prefix}{key}`; {hint}")
-
-
-def _typed(table: Mapping[str, Any], key: str, kind: type[_T], default: _T, what: str) -> _T:
-    value = table.get(key, default)
-    if not isinstance(value, kind):
-        raise ConfigError(f"{key} must be {what}, not {type(value).__name__}")
-    return value
-
-
-def _text(table: Mapping[str, Any], key: str, default: str) -> str:
-    return _typed(table, key, str, default, "a string").strip()
-
-
-def _table(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    return _typed(table, key, dict, {}, "a table")
-
-
-def _texts(table: Mapping[str, Any], key: str) -> Mapping[str, str]:
-    values = {}
-    for name, value in _table(table, key).items():
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise ConfigError(f"{key}.{name} must be a string, not {type(value).__name__}")
-        values[name] = str(value)
-    return values
-
-
-def _boolean(table: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = {"true": True, "false": False}.get(str(table.get(key, default)).lower())
-    if value is None:
-        raise ConfigError(f"{key} must be true or false")
-    return value
-
-
-def _size(table: Mapping[str, Any], key: str, default: int) -> int:
-    value = _number(table.get(key, default), key)
-    if value < 1024:
-        raise ConfigError(f"{key} is in bytes and must be at least 1024")
-    return int(value)
-
-
-def _number(value: Any, key: str) -> float:
-    # A value that comes from the environment, "${CONNECT_TIMEOUT}", is a string.
-    if isinstance(value, str) and re.fullmatch(r"\d{1,12}(\.\d{1,6})?", value.strip()):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ConfigError(f"{key} must be a number that is not negative")
-    return float(value)
-
-
-def _key(table: Mapping[str, Any]) -> str:
-    key = _text(table, "api_key", "")
-    if headers.problem("api_key", key) or " " in key:
-        raise ConfigError("api_key has characters that no key has (a space, a line end): was it copied whole?")
-    return key
-
-
-def _header_text(table: Mapping[str, Any], key: str) -> str:
-    value = _text(table, key, "")
-    if problem := headers.problem(key, value):
-        raise ConfigError(f"{key}: {problem}")
-    return value
-
-
-def _timeouts(table: Mapping[str, Any]) -> Timeouts:
-    given = _table(table, "timeouts")
-    _known(given, [item.name for item in dataclasses.fields(Timeouts)], "timeouts.")
-    return Timeouts(**{key: _number(value, f"timeouts.{key}") or None for key, value in given.items()})
-
-
-def _ca_bundle(table: Mapping[str, Any]) -> Path | None:
-    text = _text(table, "ca_bundle", "")
-    if not text:
-        return None
-    if not _boolean(table, "verify", True):
-        raise ConfigError("ca_bundle has no effect with verify = false: remove one of them")
-    path = Path(text).expanduser()
-    if not path.exists():
-        raise ConfigError(f"ca_bundle: there is no file or folder {text}")
-    return path
-
-
-def _capabilities(table: Mapping[str, Any], host: str) -> Capabilities:
-    given = _table(table, "capabilities")
-    known = {item.name: item.default for item in dataclasses.fields(Capabilities)}
-    _known(given, known, "capabilities.")
-    for key, value in given.items():
-        if key == "max_n":
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError("capabilities.max_n must be a whole number of at least 1")
-        elif key == "tool_call_id_pattern":
-            _pattern(value)
-        elif not isinstance(value, bool):
-            raise ConfigError(f"capabilities.{key} must be true or false")
-    return Capabilities(**{**KNOWN_HOSTS.get(host, {}), **given})
-
-
-def _pattern(value: Any) -> None:
-    try:
-        re.compile(value)
-    except (TypeError, re.error) as exc:
-        raise ConfigError(f"capabilities.tool_call_id_pattern is not a regular expression: {exc}") from exc
-
-
-#: The keys of the table.
-_KEYS = (
-    "base_url",
-    "api_key",
-    "auth_header",
-    "organization",
-    "project",
-    "headers",
-    "query",
-    "model",
-    "params",
-    "force_params",
-    "timeouts",
-    "verify",
-    "ca_bundle",
-    "proxy",
-    "capabilities",
-    "max_answer_bytes",
-)
+    if config.endpoint.host == "api.openai.com" and not config.has_credentials:
+        raise ConfigError('api_key is missing, and OpenAI takes no request without: api_key = "${OPENAI_API_KEY}"')
+    return config

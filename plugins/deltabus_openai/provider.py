@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
+from deltabus.http import Exchange, Timeouts, Transport, Watchdog, errors, headers
 from deltabus.provider import (
     Authentication,
     ChatRequest,
@@ -22,9 +23,7 @@ from deltabus.provider import (
     StreamTruncated,
     TaskError,
 )
-from deltabus_openai import config, errors, headers, wire
-from deltabus_openai.transport import Exchange, Transport
-from deltabus_openai.watchdog import Watchdog
+from deltabus_openai import config, wire
 
 #: Seconds to wait for what does not change the outcome: `[DONE]` or the usage chunk once every choice has its
 #: finish_reason, the rest of an error's body.
@@ -93,7 +92,7 @@ class OpenAIProvider(Provider):
                     await exchange.aclose()
 
     async def check(self) -> Health:
-        limits = config.Timeouts(connect=self._config.timeouts.connect, first_byte=CHECK, total=CHECK)
+        limits = Timeouts(connect=self._config.timeouts.connect, first_byte=CHECK, total=CHECK)
         exchange: Exchange | None = None
         try:
             exchange = await self._connections().send("GET", self._models_url, self._headers, b"", Watchdog(limits))

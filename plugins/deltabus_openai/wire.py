@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from deltabus.http import errors
+from deltabus.http.sse import ERROR, MESSAGE, SSEDecoder
 from deltabus.provider import (
     Chunk,
     Completion,
@@ -25,8 +27,7 @@ from deltabus.provider import (
     StreamTruncated,
     TaskError,
 )
-from deltabus_openai import errors, repair
-from deltabus_openai.sse import ERROR, MESSAGE, SSEDecoder
+from deltabus_openai import repair
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"

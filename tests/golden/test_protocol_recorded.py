@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deltabus.http import errors
 from deltabus.provider import (
     Authentication,
     Chunk,
@@ -17,7 +18,6 @@ from deltabus.provider import (
     RateLimited,
     TaskError,
 )
-from deltabus_openai import errors
 from deltabus_openai.wire import AnswerDecoder
 
 BODIES = Path(__file__).parent / "litellm"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from deltabus.http.config import Timeouts
 from deltabus.provider import Capabilities, ConfigError
 from deltabus_openai import config
-from deltabus_openai.config import Timeouts
 
 LOCAL = {"base_url": "http://localhost:8000"}
 KEY = "sk-0123456789abcdef"

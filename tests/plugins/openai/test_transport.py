@@ -21,9 +21,10 @@ from aiohttp import http_exceptions
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from deltabus.http import transport
 from deltabus.provider import ChatRequest, TaskError
 from deltabus.testing.server import Action, Reply, ScriptedServer
-from deltabus_openai import OpenAIProvider, transport
+from deltabus_openai import OpenAIProvider
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

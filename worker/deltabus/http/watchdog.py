@@ -7,8 +7,8 @@ import math
 import time
 from collections.abc import Callable
 
+from deltabus.http.config import Timeouts
 from deltabus.provider import DeadlineExceeded, ProviderTimeout, TaskError
-from deltabus_openai.config import Timeouts
 
 
 class Watchdog:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from deltabus.http.endpoint import Endpoint, proxy_for
 from deltabus.provider import ConfigError
-from deltabus_openai.endpoint import Endpoint, proxy_for
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -41,7 +41,9 @@ def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_base_url_leads_to_the_operation(base_url: str, chat: str) -> None:
-    assert str(Endpoint.parse(base_url, {}).url("chat/completions")) == chat
+    assert (
+        str(Endpoint.parse(base_url, {}, operations=("/chat/completions", "/models")).url("chat/completions")) == chat
+    )
 
 
 def test_the_query_table_wins_over_the_urls_query() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from deltabus.http.config import Timeouts
+from deltabus.http.watchdog import Watchdog
 from deltabus.provider import DeadlineExceeded, ProviderTimeout
-from deltabus_openai.config import Timeouts
-from deltabus_openai.watchdog import Watchdog
 
 
 def limits(**given: float | None) -> Timeouts:
@@ -53,7 +53,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("deltabus_openai.watchdog.asyncio.get_running_loop", lambda: made)
+    monkeypatch.setattr("deltabus.http.watchdog.asyncio.get_running_loop", lambda: made)
     return made
 
 

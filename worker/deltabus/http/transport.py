@@ -22,6 +22,9 @@ import httpx
 from aiohttp.http_exceptions import HttpProcessingError
 from httpx_aiohttp import AiohttpTransport
 
+from deltabus.http.config import Config
+from deltabus.http.inflate import Inflater
+from deltabus.http.watchdog import Watchdog
 from deltabus.provider import (
     Internal,
     ProviderProtocol,
@@ -30,9 +33,6 @@ from deltabus.provider import (
     StreamTruncated,
     TaskError,
 )
-from deltabus_openai.config import Config
-from deltabus_openai.inflate import Inflater
-from deltabus_openai.watchdog import Watchdog
 
 #: Seconds for which an idle connection is kept.
 KEEPALIVE = 15.0

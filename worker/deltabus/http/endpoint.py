@@ -5,16 +5,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import httpx
 
 from deltabus.provider import ConfigError
-
-#: A base URL that ends in one of these is the address of the operation itself.
-_OPERATIONS = ("/chat/completions", "/models")
 
 #: What a path holds as it is (RFC 3986, section 3.3); `%`: what is escaped already stays so.
 _PATH = "/%:@!$&'()*+,;=~-._"
@@ -26,7 +23,7 @@ class Endpoint:
 
     The rule for `base_url`, with or without a slash at its end:
 
-    - a host alone gets `/v1`: `http://localhost:11434` and `http://localhost:11434/v1` are the same;
+    - a host alone gets the API's version: `http://localhost:11434` and `http://localhost:11434/v1` are the same;
     - any other path stands as it is: `https://openrouter.ai/api/v1`,
       `https://example.openai.azure.com/openai/deployments/gpt-4o`, `https://models.github.ai/inference`;
     - an address that was copied whole, with `/chat/completions` at its end, is taken at its word, also
@@ -45,8 +42,16 @@ class Endpoint:
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def parse(cls, base_url: str, query: Mapping[str, str]) -> Endpoint:
+    def parse(
+        cls, base_url: str, query: Mapping[str, str], *, version: str = "/v1", operations: Sequence[str] = ()
+    ) -> Endpoint:
         """Read a base URL.
+
+        Args:
+            base_url: as configured.
+            query: parameters that every request gets.
+            version: path of the API where the URL has none.
+            operations: ends of paths that are no part of the base, such as `/chat/completions`.
 
         Raises:
             ConfigError: it is not one; the message shows no part of it that may be secret.
@@ -67,12 +72,12 @@ class Endpoint:
         if parts.fragment:
             raise ConfigError("base_url must not have a part after `#`")
         path = parts.path.rstrip("/")
-        for operation in _OPERATIONS:
+        for operation in operations:
             if path.endswith(operation):
                 path = path.removesuffix(operation)
                 break
         else:
-            path = path or "/v1"
+            path = path or version
         root = f"{parts.scheme}://{parts.netloc}{quote(path, safe=_PATH)}"
         try:
             httpx.URL(root)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deltabus_openai import errors
+from deltabus.http import errors
 
 
 def answer(status: int, body: Any = None, **headers: str) -> Any:

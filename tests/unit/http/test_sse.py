@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltabus.http.sse import ERROR, MESSAGE, SSEDecoder
 from deltabus.provider import PayloadTooLarge
-from deltabus_openai.sse import ERROR, MESSAGE, SSEDecoder
 
 Events = list[tuple[str, bytes]]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from deltabus.http import headers
 from deltabus.provider import InvalidRequest
-from deltabus_openai import headers
 
 
 def test_configured_headers_win_in_whatever_case() -> None:

@@ -7,8 +7,8 @@ import zlib
 
 import pytest
 
+from deltabus.http.inflate import Inflater
 from deltabus.provider import ProviderProtocol
-from deltabus_openai.inflate import Inflater
 
 TEXT = b"all work and no play " * 500
 

@@ -1,0 +1,13 @@
+"""What every provider that speaks HTTP needs: settings, connections, errors, server-sent events. For plugin authors.
+
+Importing it loads an HTTP client, so nothing but plugins does.
+"""
+
+from deltabus.http.config import Config, Timeouts
+from deltabus.http.endpoint import Endpoint
+from deltabus.http.inflate import Inflater
+from deltabus.http.sse import SSEDecoder
+from deltabus.http.transport import Exchange, Transport
+from deltabus.http.watchdog import Watchdog
+
+__all__ = ["Config", "Endpoint", "Exchange", "Inflater", "SSEDecoder", "Timeouts", "Transport", "Watchdog"]
