@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from deltabus.cli import exits, main
 
-COMMANDS = ["demo", "dev", "worker", "chat", "enqueue", "watch", "result", "cancel", "providers", "check"]
+COMMANDS = ["demo", "dev", "worker", "chat", "enqueue", "watch", "result", "cancel", "dead", "providers", "check"]
 
 #: A port of the reserved range on which nothing listens.
 NOWHERE = "redis://:hunter2@127.0.0.1:1/0"

@@ -49,6 +49,8 @@ def records(site):
 def _steady(fields):
     steady = {}
     for name, value in fields.items():
+        if name.startswith(b"deltabus_"):
+            continue
         steady[name.decode()] = "…" if VOLATILE.fullmatch(name.decode()) and value else value
     if b"return_value" in fields:
         steady["return_value"] = json.loads(base64.b64decode(fields[b"return_value"]))

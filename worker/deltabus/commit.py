@@ -60,6 +60,13 @@ _NOT_NOW_TEXT: Final = re.compile(
 _log = logging.getLogger(__name__)
 
 
+def is_not_now(reply: object) -> bool:
+    """Whether an error reply says "not now" rather than "no": what was asked is worth asking again."""
+    return isinstance(reply, ResponseError) and (
+        isinstance(reply, _NOT_NOW) or _NOT_NOW_TEXT.search(str(reply)) is not None
+    )
+
+
 def pack_command(*words: bytes | str | int) -> bytes:
     """A command as it goes over the wire: hiredis takes a quarter of the time that redis-py does."""
     packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # Its stub has a tuple of one word.
@@ -252,7 +259,7 @@ class GroupCommit:
         batch, self._unanswered = self._unanswered, []
         reason = None
         for (item, packed), reply in zip(batch, replies, strict=True):
-            if isinstance(reply, ResponseError) and (isinstance(reply, _NOT_NOW) or _NOT_NOW_TEXT.search(str(reply))):
+            if is_not_now(reply):
                 self._unanswered.append((item, packed))
                 reason = f"{type(reply).__name__}: {reply}"
                 self._scripts_loaded = False

@@ -118,6 +118,8 @@ class Run:
     is_booked: Callable[[Terminal], Awaitable[bool]] | None = None
     #: An attempt has begun: whatever ending is found from now on is one of this round.
     begun: bool = False
+    #: Number of the newest attempt of this run, which is how many the task has had; None: none has begun.
+    attempts: int | None = None
     interrupted: DeltabusError | None = None
     #: What `interrupt` cancels: set while the run may be interrupted.
     runner: asyncio.Task[Any] | None = None
@@ -196,7 +198,7 @@ class Engine:
     async def _attempt(self, run: Run, envelope: Envelope) -> Ending | _TryAgain:
         ends_at = _limit(run, envelope)
         attempt = await self._begin(run, envelope)
-        run.begun = True
+        run.begun, run.attempts = True, attempt.number
         context = Context(run.task, envelope, attempt, self._registry, self._settings, ends_at)
         self._attempts.add(attempt)
         try:

@@ -27,6 +27,7 @@ from rq.utils import utcformat
 from deltabus import keys
 from deltabus.commit import Call, GroupCommit, pack
 from deltabus.errors import ErrorInfo, TaskFailed
+from deltabus.failure import FAILURE_FIELD, Failure, encode
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, NOTES, OPEN_FIELD, BusJob, JSONSerializer
 from deltabus.queues import BusQueue
 from deltabus.scripts import BOOK
@@ -113,10 +114,18 @@ class Ledger:
         job.finished_job_registry.add(job, ttl, pipeline)
         return await self._finish(job, execution, pipeline, ttl)
 
-    async def fail(self, job: BusJob, execution: Execution, error: ErrorInfo) -> Outcome:
+    async def note(self, job: BusJob, execution: Execution, failure: Failure) -> Outcome:
+        """Note how a job that still runs has failed, before RQ's own code records that it did."""
+        pipeline = self._recorder()
+        pipeline.hset(job.key, FAILURE_FIELD, encode(failure))
+        return await self._submit(execution.key, ["running", ""], pipeline)
+
+    async def fail(self, job: BusJob, execution: Execution, error: ErrorInfo, note: Failure | None = None) -> Outcome:
         """Record a failure, for the job's or the settings' `failure_ttl`."""
         ttl = self._failure_ttl if job.failure_ttl is None else job.failure_ttl
         pipeline = self._ended(job, JobStatus.FAILED, "failed_job_count")
+        if note is not None:
+            pipeline.hset(job.key, FAILURE_FIELD, encode(note))
         lines = traceback.format_exception_only(TaskFailed(job.id, error))
         self._result(job, execution, Result.Type.FAILED, pipeline, ttl, exc_string="".join(lines))
         # RQ's rule: a score below 0 never runs out.

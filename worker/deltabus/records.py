@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 from redis.exceptions import ResponseError
 
-from deltabus import keys
+from deltabus import failure, keys
 from deltabus.commit import GroupCommit, pack_command
 from deltabus.errors import BusError, ErrorInfo, TaskNotFound
 from deltabus.events import Cancelled, Completed, Failed, Terminal
@@ -79,7 +79,7 @@ class RQKeys:
         """Sorted set of RQ's ids of the job's runs that go on."""
         return f"{self._prefix}:executions:{task}".encode()
 
-    def registry(self, kind: Literal["canceled", "scheduled", "deferred"], queue: str) -> bytes:
+    def registry(self, kind: Literal["canceled", "scheduled", "deferred", "failed"], queue: str) -> bytes:
         """Sorted set of the ids of a queue's jobs in that state."""
         return f"{self._prefix}:{kind}:{queue}".encode()
 
@@ -97,11 +97,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     #: Fields of the newest result, and Unix time of it in seconds.
     result: dict[bytes, bytes] | None
     result_at: float
+    #: What deltabus has noted of a failure: see `deltabus.failure`.
+    note: bytes | None = None
 
     @property
     def reply_to(self) -> str | None:
         """The channel that the job's envelope asks replies on."""
-        match _json(self.data):
+        match payload(self.data):
             case [_, _, [{"reply_to": str(channel)}, *_], _]:
                 return channel
             case _:
@@ -131,7 +133,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         if self.state == "cancelled":
             return Cancelled(task=self.task, id=keys.SEAL, at=self.result_at)
         if self.state == "failed":
-            return Failed(task=self.task, id=keys.SEAL, at=self.result_at, error=self._failure())
+            return Failed(task=self.task, id=keys.SEAL, at=self.result_at, error=self._error())
         if self.result is None:
             raise TaskNotFound(f"the result of task {self.task} has expired")
         return Completed(task=self.task, id=keys.SEAL, at=self.result_at, result=self._return_value())
@@ -147,19 +149,28 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
                 f"the result of task {self.task} is not JSON: its job was made with another of RQ's serializers"
             ) from exc
 
-    def _failure(self) -> ErrorInfo:
-        encoded = (self.result or {}).get(b"exc_string", b"")
-        try:
-            text = _unfold(base64.b64decode(encoded)).decode(errors="replace") if encoded else ""
-        except (binascii.Error, zlib.error):
-            text = ""
-        if failures := _FAILURE.findall(text):
-            return ErrorInfo(code=failures[-1][0], message=failures[-1][1])
-        # A foreign traceback: its last line says what, the rest is the business of whoever runs the worker.
-        lines = text.strip().splitlines()
-        last = lines[-1] if lines else "RQ does not say why"
-        code = next((code for words, code in _RQ_WORDS.items() if words in last), "internal")
-        return ErrorInfo(code=code, message=last)
+    def _error(self) -> ErrorInfo:
+        result = self.result or {}
+        noted = failure.decode(self.note, result.get(b"execution_id"))
+        if noted is not None:
+            return noted.error
+        code, message = explain(result.get(b"exc_string"))
+        return ErrorInfo(code=code or "internal", message=message)
+
+
+def explain(exc_string: bytes | None) -> tuple[str | None, str]:
+    """Code and message of a failure, from RQ's result of it; no code where the job was none of deltabus'."""
+    try:
+        text = _unfold(base64.b64decode(exc_string)).decode(errors="replace") if exc_string else ""
+    except (binascii.Error, zlib.error):
+        text = ""
+    if failures := _FAILURE.findall(text):
+        code, message = failures[-1]
+        return code, message
+    # A foreign traceback: its last line says what, the rest is the business of whoever runs the worker.
+    lines = text.strip().splitlines()
+    last = lines[-1] if lines else "RQ does not say why"
+    return next((code for words, code in _RQ_WORDS.items() if words in last), None), last
 
 
 class Records:
@@ -176,8 +187,8 @@ class Records:
             BusError: a key of RQ's is of another type.
         """
         names = self._names
-        wanted = (b"status", b"origin", b"data", b"result_ttl")
-        status, origin, data, ttl = await self._call(task, b"HMGET", names.job(task), *wanted)
+        wanted = (b"status", b"origin", b"data", b"result_ttl", failure.FAILURE_FIELD.encode())
+        status, origin, data, ttl, note = await self._call(task, b"HMGET", names.job(task), *wanted)
         state = _STATES.get((status or b"").decode(errors="replace"))
         results: list[Any] = []
         if state in {None, "completed", "failed"}:
@@ -199,6 +210,7 @@ class Records:
             result_ttl=int(ttl) if ttl is not None and ttl.removeprefix(b"-").isdigit() else None,
             result=fields,
             result_at=at,
+            note=note,
         )
 
     async def _call(self, task: str, *command: bytes | int) -> Any:
@@ -208,7 +220,7 @@ class Records:
             raise BusError(f"Redis refuses to read RQ's records of task {task}: {exc}") from exc
 
 
-def _json(data: bytes) -> Any:
+def payload(data: bytes) -> Any:
     """A job's payload, where it is JSON: as it is, or compressed as RQ does it."""
     try:
         return msgspec.json.decode(_unfold(data) if data[:1] == b"\x78" else data)

@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 from redis import Redis as SyncRedis
 from redis.exceptions import RedisError
@@ -29,6 +30,7 @@ from deltabus.errors import (
     WorkerLost,
 )
 from deltabus.events import Cancelled, Completed, Failed, Terminal
+from deltabus.failure import Failure
 from deltabus.intake import Taken
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, OPEN_FIELD, BusJob
 from deltabus.ledger import Ledger, Outcome
@@ -216,11 +218,13 @@ class Slot:
                 await self._by_rq(books.book_success, execution, ending.result)
         elif isinstance(ending, Failed):
             job.retries_left = 0  # it is settled: another round could only book it again
+            note = self._note(ending, execution)
             if (
                 not job.is_plain
                 or books.books_every_failure
-                or await ledger.fail(job, execution, ending.error) is Outcome.REFUSED
+                or await ledger.fail(job, execution, ending.error, note) is Outcome.REFUSED
             ):
+                await ledger.note(job, execution, note)
                 await self._by_rq(books.book_failure, execution, ending.error)
         elif isinstance(ending, Cancelled):
             if self._stopped:
@@ -235,6 +239,17 @@ class Slot:
             await ledger.park(job, execution, delay=ending.delay, failures=ending.failures)
         else:
             await ledger.hand_back(job, execution, self._queue_key)
+
+    def _note(self, ending: Failed, execution: Execution) -> Failure:
+        argument = self._run.argument
+        reply_to = argument.get("reply_to") if isinstance(argument, dict) else None
+        return Failure(
+            error=ending.error,
+            execution=execution.id,
+            attempts=self._run.attempts,
+            partial_bytes=0 if ending.partial is None else len(msgspec.json.encode(ending.partial)),
+            reply_to=reply_to if isinstance(reply_to, str) else None,
+        )
 
     async def _by_rq(self, book: Callable[..., None], execution: Execution, *args: Any) -> None:
         """Let RQ's own code book the job, if it is still ours.

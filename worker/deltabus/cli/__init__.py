@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "watch": ("task", "Follow tasks to their end, from any point."),
     "result": ("task", "Wait for a task's result and print it."),
     "cancel": ("task", "Cancel a task, before or while it runs."),
+    "dead": ("dead", "What has failed: look, run it again, delete it."),
     "providers": ("providers", "Who answers, and how they are."),
     "check": ("check", "Is all configured, reachable, compatible?"),
 }

@@ -81,3 +81,13 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += OPTIONS
+
+
+class CommandGroup(click.Group):
+    """Commands about one thing; each takes the options of all commands."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += OPTIONS

@@ -28,6 +28,8 @@ def connect(settings: Settings) -> Redis:
     client = Redis.from_url(
         settings.redis_url, socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE, retry=Retry(NoBackoff(), 0)
     )
+    # Bytes, whatever the URL says of decoding: not everything in Redis is text.
+    client.connection_pool.connection_kwargs["decode_responses"] = False
     try:
         client.ping()
     except RedisError as exc:

@@ -42,3 +42,9 @@ REAP = _read("reap")
 RELEASE = _read("release")
 ADOPT = _read("adopt")
 LOOK = _read("look")
+
+FAILED = _read("failed")
+REQUEUE = _read("requeue")
+PURGE = _read("purge")
+#: What dead letters take.
+DEAD = (FAILED, REQUEUE, PURGE)
