@@ -1,9 +1,9 @@
 -- Read what is to be known of failed jobs, and of a payload no more than which function it calls.
 --
--- KEYS[2i-1], KEYS[2i]  rq:job:<id>      hash; the job
---                       rq:results:<id>  stream; RQ's results, the newest last
--- ARGV[1]               bytes of a description to return
--- ARGV[2]               bytes of a payload to return, where there is no description
+-- KEYS[1]  rq:job:<id>      hash; the job
+-- KEYS[2]  rq:results:<id>  stream; RQ's results, the newest last; and so on in pairs, one a job
+-- ARGV[1]  bytes of a description to return
+-- ARGV[2]  bytes of a payload to return, where there is no description
 --
 -- Returns for each job 0 (there is no hash), 1 (the key is no hash), or {status, origin, ended_at, worker_name,
 -- deltabus_failure, description, beginning of the payload, newest result}.
