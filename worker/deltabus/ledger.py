@@ -118,7 +118,7 @@ class Ledger:
         """Note how a job that still runs has failed, before RQ's own code records that it did."""
         pipeline = self._recorder()
         pipeline.hset(job.key, FAILURE_FIELD, encode(failure))
-        return await self._submit(execution.key, ["running", ""], pipeline)
+        return await self._submit([execution.key], ["running", ""], pipeline)
 
     async def fail(self, job: BusJob, execution: Execution, error: ErrorInfo, note: Failure | None = None) -> Outcome:
         """Record a failure, for the job's or the settings' `failure_ttl`."""

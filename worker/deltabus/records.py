@@ -112,7 +112,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def function(self) -> str | None:
         """Dotted path of the function that the job calls."""
-        match _json(self.data):
+        match payload(self.data):
             case [str(function), *_]:
                 return function
             case _:

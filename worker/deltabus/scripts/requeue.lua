@@ -57,7 +57,12 @@ local seal = redis.pcall('XREVRANGE', KEYS[5], '+', '-', 'COUNT', 1)
 if not seal.err and seal[1] and seal[1][1] == SEAL then
   redis.call('XDEL', KEYS[5], SEAL)
   local last = redis.call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', 1)[1]
-  redis.call('XSETID', KEYS[5], last and last[1] or '0-0')
+  if last then
+    redis.call('XSETID', KEYS[5], last[1])
+    redis.call('EXPIRE', KEYS[5], ARGV[7])
+  else
+    redis.call('DEL', KEYS[5])
+  end
   -- An attempt that has ended as `retrying` is over: nothing of it may follow.
   if last and string.find(last[2][2], '{"type":"retrying"', 1, true) ~= 1 then
     local attempt, n = string.match(last[1], '^(%d+)-(%d+)$')
@@ -69,6 +74,5 @@ if not seal.err and seal[1] and seal[1][1] == SEAL then
       redis.call('PUBLISH', ARGV[6], event)
     end
   end
-  redis.call('EXPIRE', KEYS[5], ARGV[7])
 end
 return limited and 'rate limited' or 'requeued'
