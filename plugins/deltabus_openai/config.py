@@ -33,6 +33,12 @@ class Config(http.Config):
     organization: str = ""
     project: str = ""
 
+    @property
+    def account(self) -> dict[str, str]:
+        """Headers that say on whose account a request goes."""
+        headers = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
+        return {name: value for name, value in headers.items() if value}
+
 
 def read(table: Mapping[str, Any]) -> Config:
     """Check a settings table.

@@ -20,7 +20,6 @@ from deltabus.http.sse import ERROR, MESSAGE, SSEDecoder
 from deltabus.provider import (
     Chunk,
     Completion,
-    InvalidRequest,
     PayloadTooLarge,
     ProviderProtocol,
     ProviderUnavailable,
@@ -43,37 +42,12 @@ _BROKEN: Mapping[str, type[TaskError]] = {
 _decode = msgspec.json.Decoder().decode
 
 
-def encode(
-    body: Mapping[str, Any],
-    *,
-    model: str | None = None,
-    defaults: Mapping[str, Any] | None = None,
-    forced: Mapping[str, Any] | None = None,
-) -> bytes:
-    """A chat request as JSON.
-
-    Args:
-        body: the producer's request, which is not changed.
-        model: what to ask for where the request names no model (or `default`).
-        defaults: parameters that the request gets where it lacks them. `stream_options` among them is for
-            streamed requests only, since OpenAI refuses it elsewhere.
-        forced: parameters that replace the request's own.
-
-    Raises:
-        InvalidRequest: neither the request nor the settings name a model, or a value has no JSON form.
-    """
-    merged = {**body, **{key: value for key, value in (defaults or {}).items() if key not in body}, **(forced or {})}
-    if "stream_options" not in body and not merged.get("stream") and "stream_options" not in (forced or {}):
-        merged.pop("stream_options", None)
-    if merged.get("model") in (None, "", "default"):
-        if model is not None:
-            merged["model"] = model
-        elif not merged.get("model"):
-            raise InvalidRequest("the request names no model, and the provider has no default", param="request.model")
-    try:
-        return msgspec.json.encode(merged)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidRequest(f"the request cannot be written as JSON: {exc}", param="request") from exc
+def model_names(listed: Any) -> list[str] | None:
+    """The models in a list of them, OpenAI's or Ollama's; None if that is not what it is."""
+    found = listed.get("data", listed.get("models")) if isinstance(listed, dict) else listed
+    if not isinstance(found, list):
+        return None
+    return [str(model.get("id") or model.get("name")) for model in found if isinstance(model, dict)]
 
 
 class AnswerDecoder:

@@ -133,7 +133,7 @@ def test_a_finished_answer_survives_whatever_the_connection_does(
     run: Run, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        monkeypatch.setattr("deltabus_openai.provider.LAST_WORDS", 0.01)
+        monkeypatch.setattr("deltabus.http.client.LAST_WORDS", 0.01)
         for end in (Action.HANG, Action.ABORT, Action.CLOSE):
             go = Signal()
             server.script(Reply.sse(text("Hello", "stop"), go, end, done=False))
@@ -157,9 +157,9 @@ def test_a_connection_serves_again_after_an_answer(run: Run, server: ScriptedSer
         async with provider(server) as made:
             await answer(made)
             go.set()
-            await asyncio.gather(*made._drains)
+            await asyncio.gather(*made._client._drains)
             await answer(made)
-            await asyncio.gather(*made._drains)
+            await asyncio.gather(*made._client._drains)
             await answer(made, request(stream=False))
             await failure(made)
             await answer(made)
@@ -173,7 +173,7 @@ def test_a_connection_that_breaks_after_the_answer_harms_nobody(run: Run, server
         server.script(Reply.sse(text("Hello", "stop"), b"data: [DONE]\n\n", Action.ABORT, done=False), HELLO)
         async with provider(server) as made:
             assert await answer(made) == [text("Hello", "stop")]
-            await asyncio.gather(*made._drains)
+            await asyncio.gather(*made._client._drains)
             assert len(await answer(made)) == 3
         assert server.connections == 2
 
@@ -185,7 +185,7 @@ def test_closing_the_provider_does_not_wait_for_what_is_left_of_an_answer(run: R
         server.script(Reply.sse(text("Hello", "stop"), b"data: [DONE]\n\n", Action.HANG, done=False))
         async with provider(server) as made:
             await answer(made)
-            assert len(made._drains) == 1
+            assert len(made._client._drains) == 1
         await soon(server.requests[0].closed)
 
     run(main())
@@ -584,7 +584,7 @@ def test_a_check_names_the_models(run: Run, server: ScriptedServer) -> None:
 def test_a_check_says_what_is_wrong(
     run: Run, server: ScriptedServer, reply: Reply, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deltabus_openai.provider.CHECK", 10 if "time" not in told else 0.05)
+    monkeypatch.setattr("deltabus.http.client.CHECK", 10 if "time" not in told else 0.05)
     server.script(reply)
     health = check(run, server)
     assert not health.ok

@@ -3,6 +3,7 @@
 Importing it loads an HTTP client, so nothing but plugins does.
 """
 
+from deltabus.http.client import Client, Decoder
 from deltabus.http.config import Config, Timeouts
 from deltabus.http.endpoint import Endpoint
 from deltabus.http.inflate import Inflater
@@ -10,4 +11,15 @@ from deltabus.http.sse import SSEDecoder
 from deltabus.http.transport import Exchange, Transport
 from deltabus.http.watchdog import Watchdog
 
-__all__ = ["Config", "Endpoint", "Exchange", "Inflater", "SSEDecoder", "Timeouts", "Transport", "Watchdog"]
+__all__ = [
+    "Client",
+    "Config",
+    "Decoder",
+    "Endpoint",
+    "Exchange",
+    "Inflater",
+    "SSEDecoder",
+    "Timeouts",
+    "Transport",
+    "Watchdog",
+]

@@ -1,0 +1,322 @@
+"""What a provider does over HTTP: ask, read the answer as it comes, say what went wrong. One for each provider."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import httpx
+import msgspec
+
+from deltabus.http import body, errors, headers
+from deltabus.http.config import Config, Timeouts
+from deltabus.http.transport import Exchange, Transport
+from deltabus.http.watchdog import Watchdog
+from deltabus.provider import (
+    Authentication,
+    ChatRequest,
+    Chunk,
+    Completion,
+    DeadlineExceeded,
+    Health,
+    NotFound,
+    PayloadTooLarge,
+    Permission,
+    ProviderProtocol,
+    ProviderTimeout,
+    Request,
+    StreamTruncated,
+    TaskError,
+)
+
+#: Seconds to wait for what does not change the outcome: `[DONE]` or the usage chunk once every choice has its
+#: finish_reason, the rest of an error's body.
+LAST_WORDS = 10.0
+#: Seconds to wait for the end of a body whose content is complete, so that the connection can serve again.
+DRAIN = 2.0
+#: Bytes of an error's body that are read.
+MAX_ERROR_BYTES = 64 * 1024
+#: Seconds within which a check wants its answer.
+CHECK = 10.0
+#: Models that a check names.
+MAX_MODELS = 50
+
+
+class Decoder(Protocol):
+    """Turns the body of one successful answer to a chat request into chunks or a completion. Pure."""
+
+    @property
+    def done(self) -> bool:
+        """The API has said that the answer has ended: what may follow is of no interest."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """What may still come is not missed where it does not: the connection may break."""
+        ...
+
+    def feed(self, data: bytes) -> Iterable[Chunk | Completion]:
+        """What is whole now. May raise `TaskError`, after what came before it."""
+        ...
+
+    def finish(self) -> Iterable[Chunk | Completion]:
+        """The body has ended, or the answer has: what was still to come, or `StreamTruncated`."""
+        ...
+
+
+class Client:
+    """The connections to one endpoint, its headers and its errors.
+
+    Every error that leaves it is signed: it names the provider and the endpoint's id of the request,
+    and no credential that is configured.
+
+    Args:
+        name: of the provider.
+        config: its settings.
+        fixed: headers of every request; those configured win.
+    """
+
+    def __init__(self, name: str, config: Config, fixed: Mapping[str, str] | None = None) -> None:
+        self._name = name
+        self._config = config
+        self._headers = _headers(config, fixed or {})
+        self._transport: Transport | None = None
+        self._drains: dict[asyncio.Task[None], Exchange] = {}
+
+    async def chat(
+        self,
+        request: ChatRequest,
+        prepare: Callable[[dict[str, Any]], tuple[httpx.URL, Any]],
+        decoder: Decoder,
+    ) -> AsyncGenerator[Chunk | Completion]:
+        """All of a provider's `chat`: `return client.chat(request, …)`, in a method that is no generator itself.
+
+        Args:
+            request: what the provider was asked.
+            prepare: called with the request's body and what the settings add to it: where to, and the document
+                that the API wants. It may raise `InvalidRequest` and `Unsupported`.
+            decoder: of this answer.
+        """
+        settings = self._config
+        exchange: Exchange | None = None
+        try:
+            url, document = prepare(
+                body.merge(request.body, model=settings.model, defaults=settings.params, forced=settings.force_params)
+            )
+            exchange = await self._send("POST", url, request, body.encode(document))
+            while not decoder.done:
+                try:
+                    data = await (exchange.read(LAST_WORDS) if decoder.settled else exchange.read())
+                except (StreamTruncated, ProviderTimeout, DeadlineExceeded):
+                    if not decoder.settled:
+                        raise
+                    break  # All choices have ended: whatever the connection does is the end of the answer.
+                if not data:
+                    break
+                for item in decoder.feed(data):
+                    yield item
+            for item in decoder.finish():
+                yield item
+        except TaskError as exc:
+            self._sign(exc, exchange)
+            raise
+        finally:
+            if exchange is not None:
+                if decoder.done and not exchange.ended:
+                    self._drain(exchange)
+                else:
+                    await exchange.aclose()
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        url: httpx.URL,
+        request: Request | None = None,
+        content: bytes = b"",
+        *,
+        extra: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> AsyncIterator[Exchange]:
+        """Ask, and read the answer in the block; leaving it closes the connection at once, unless all was read.
+
+        Args:
+            method: GET, POST, …
+            url: see `Endpoint.url`.
+            request: the producer's headers and deadline count.
+            content: the body.
+            extra: headers of this request alone, such as its Content-Type; they win.
+            timeouts: in place of those configured.
+
+        Raises:
+            TaskError: there is no answer, or it is not 2xx.
+        """
+        exchange: Exchange | None = None
+        try:
+            exchange = await self._send(method, url, request, content, extra=extra, timeouts=timeouts)
+            yield exchange
+        except TaskError as exc:
+            self._sign(exc, exchange)
+            raise
+        finally:
+            if exchange is not None:
+                await exchange.aclose()
+
+    async def json(
+        self,
+        method: str,
+        url: httpx.URL,
+        request: Request | None = None,
+        document: Any = None,
+        *,
+        timeouts: Timeouts | None = None,
+    ) -> Any:
+        """Ask, and return the answer, decoded. Arguments and errors are those of `open`.
+
+        Raises:
+            TaskError: also where the answer is not JSON, larger than `max_answer_bytes`, or an error in a 200.
+        """
+        content = b"" if document is None else body.encode(document)
+        async with self.open(method, url, request, content, timeouts=timeouts) as exchange:
+            limit = self._config.max_answer_bytes
+            data = await _read(exchange, limit + 1)
+            if len(data) > limit:
+                raise PayloadTooLarge(f"the answer has more than {limit} bytes (max_answer_bytes)")
+            try:
+                answer = msgspec.json.decode(data)
+            except (ValueError, RecursionError) as exc:
+                raise ProviderProtocol("it answers, but not with JSON: base_url is probably wrong") from exc
+            if (error := errors.find(answer)) is not None:
+                raise errors.from_body(error)
+            return answer
+
+    async def check(self, url: httpx.URL, names: Callable[[Any], Sequence[str] | None]) -> Health:
+        """All of a provider's `check`: ask for the list of models.
+
+        Args:
+            url: of the list.
+            names: the models in what came; None where it is no list of models.
+        """
+        limits = Timeouts(connect=self._config.timeouts.connect, first_byte=CHECK, total=CHECK)
+        try:
+            found = names(await self.json("GET", url, timeouts=limits))
+        except TaskError as exc:
+            return Health(ok=False, detail=_advice(exc))
+        if found is None:
+            return Health(ok=False, detail="it answers, but not with a list of models: base_url is probably wrong")
+        return Health(ok=True, detail=f"{len(found)} models", models=tuple(found[:MAX_MODELS]))
+
+    async def aclose(self) -> None:
+        """Close all connections; a later request opens new ones."""
+        drains = dict(self._drains)
+        for drain in drains:
+            drain.cancel()
+        await asyncio.gather(*drains, return_exceptions=True)
+        for exchange in drains.values():
+            await exchange.aclose()  # A task that is cancelled before its first step closes nothing.
+        if self._transport is not None:
+            await self._transport.aclose()
+            self._transport = None
+
+    async def _send(
+        self,
+        method: str,
+        url: httpx.URL,
+        request: Request | None,
+        content: bytes,
+        *,
+        extra: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> Exchange:
+        """The answer, which is 2xx."""
+        if self._transport is None:
+            # Not in __init__: aiohttp's connector belongs to the loop that runs when it is made.
+            self._transport = Transport(self._config)
+        watchdog = Watchdog(timeouts or self._config.timeouts, request.deadline if request else None)
+        fixed = headers.overlay(self._headers, extra) if extra else self._headers
+        merged = headers.merge(request.headers if request else {}, fixed)
+        exchange = await self._transport.send(method, url, merged, content, watchdog)
+        if 200 <= exchange.status < 300:
+            return exchange
+        try:
+            error = await self._refusal(exchange)
+            self._sign(error, exchange)
+        finally:
+            await exchange.aclose()
+        raise error
+
+    async def _refusal(self, exchange: Exchange) -> TaskError:
+        """The error that an answer's status and body say."""
+        try:
+            data = await _read(exchange, MAX_ERROR_BYTES, LAST_WORDS)
+        except TaskError:
+            data = b""  # The status says enough.
+        error = errors.from_answer(exchange.status, exchange.headers, data)
+        if isinstance(error, NotFound) and not self._config.endpoint.versioned:
+            error.message += f" (base_url names no version; perhaps it should be {self._config.endpoint.root}/v1)"
+        return error
+
+    def _sign(self, error: TaskError, exchange: Exchange | None) -> None:
+        """Add what only this place knows, and take out what nobody may see."""
+        error.provider = self._name
+        error.message = errors.redact(error.message, self._config.secrets)
+        error.args = (error.message,)
+        if exchange is not None:
+            error.request_id = errors.request_id(exchange.headers)
+
+    def _drain(self, exchange: Exchange) -> None:
+        """Read the end of a body in the background: nobody waits for it, and the connection can be used again."""
+        task = asyncio.create_task(_drained(exchange))
+        self._drains[task] = exchange
+        task.add_done_callback(self._drains.pop)
+
+
+def _headers(config: Config, fixed: Mapping[str, str]) -> dict[str, str]:
+    """The headers of every request: those configured over our own and the plugin's, the key over all."""
+    ours = {
+        "Accept": "application/json",
+        # Compression would hold back a stream, and an answer can grow a thousandfold when it is undone.
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+        "User-Agent": f"deltabus/{version('deltabus')}",
+        **fixed,
+    }
+    credentials = {}
+    if config.api_key:
+        bearer = config.auth_header.lower() == "authorization"
+        credentials[config.auth_header] = f"Bearer {config.api_key}" if bearer else config.api_key
+    return headers.overlay(headers.overlay(ours, config.headers), credentials)
+
+
+async def _read(exchange: Exchange, limit: int, most: float = math.inf) -> bytes:
+    """The body, or its first `limit` bytes; `most`: seconds to wait for more of it."""
+    data = bytearray()
+    while len(data) < limit and (piece := await exchange.read(most)):
+        data += piece
+    return bytes(data[:limit])
+
+
+async def _drained(exchange: Exchange) -> None:
+    try:
+        async with asyncio.timeout(DRAIN):
+            await _read(exchange, MAX_ERROR_BYTES, LAST_WORDS)
+    except (TaskError, TimeoutError):
+        return  # The answer was complete; only the connection is lost.
+    finally:
+        await exchange.aclose()
+
+
+def _advice(error: TaskError) -> str:
+    """What is wrong, and how to mend it."""
+    match error:
+        case Authentication():
+            return f"the key is not accepted: check api_key ({error.message})"
+        case Permission():
+            return f"the key may not list models, or not from here ({error.message})"
+        case NotFound():
+            return f"reached, but it has no list of models there: check base_url ({error.message})"
+    return error.message
