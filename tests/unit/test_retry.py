@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltabus import errors, retry
-from deltabus.errors import QuotaExhausted, RateLimited, StreamTruncated, TaskError
+from deltabus.errors import InvalidRequest, QuotaExhausted, RateLimited, StreamTruncated, TaskError
 from deltabus.retry import LONGEST_WAIT, Fail, Policy, Retry
 
 POLICY = Policy(max_retries=3, delay=1.0, max_delay=60.0, after_delta="restart")
@@ -35,14 +35,17 @@ def test_the_class_of_an_error_says_whether_it_is_tried_again(kind: type[TaskErr
     assert isinstance(decide(kind("no")), Retry) is kind.retryable
 
 
-def test_quota_is_never_tried_again() -> None:
-    assert isinstance(decide(QuotaExhausted("no credit", retry_after=1.0)), Fail)
+@pytest.mark.parametrize("word", [None, True, False])
+def test_quota_is_never_tried_again_whatever_the_provider_says(word: bool | None) -> None:
+    error = QuotaExhausted("no credit", retry_after=1.0, should_retry=word)
+    assert isinstance(decide(error), Fail)
+    assert error.info.retryable is False
 
 
 @pytest.mark.parametrize("word", [True, False])
 def test_the_providers_explicit_word_counts_for_more_than_the_class(word: bool) -> None:
     assert isinstance(decide(RateLimited("slow down", should_retry=word)), Retry) is word
-    assert isinstance(decide(QuotaExhausted("no credit", should_retry=word)), Retry) is word
+    assert isinstance(decide(InvalidRequest("a hiccup", should_retry=word)), Retry) is word
 
 
 @pytest.mark.parametrize(("failures", "again"), [(0, True), (2, True), (3, False), (4, False)])

@@ -172,12 +172,17 @@ class TaskError(DeltabusError):
         return f"{self.code}: {self.message}"
 
     @property
+    def may_pass(self) -> bool:
+        """Whether another try may succeed: the provider's word on it, else a fact of the class."""
+        return self.retryable if self.should_retry is None else self.should_retry
+
+    @property
     def info(self) -> ErrorInfo:
         """This error as subscribers see it."""
         return ErrorInfo(
             code=self.code,
             message=self.message,
-            retryable=self.retryable if self.should_retry is None else self.should_retry,
+            retryable=self.may_pass,
             status=self.status,
             provider=self.provider,
             param=self.param,
@@ -220,6 +225,8 @@ class QuotaExhausted(TaskError):
     """The account has no credit left (HTTP 402, or 429 with ``insufficient_quota``); waiting does not help."""
 
     code = "quota_exhausted"
+    #: Whatever the provider says of retries: they would only be refused, each at once.
+    may_pass = False
 
 
 class ProviderUnavailable(TaskError):

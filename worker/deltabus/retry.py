@@ -58,7 +58,7 @@ def decide(
         streamed: subscribers have seen a part of the answer.
         now, deadline: Unix time, seconds.
     """
-    if not (error.retryable if error.should_retry is None else error.should_retry):
+    if not error.may_pass:
         return Fail("it would fail again")
     if failures >= policy.max_retries:
         return Fail(f"{failures} retries have failed")
