@@ -3,6 +3,8 @@
 `ProviderContract` and `Case`: what every provider plugin passes (`deltabus.testing.contract`).
 `ScriptedServer`, `Reply`, `Action`, `Request`, `Signal`: an HTTP server that says what a test tells it to
 (`deltabus.testing.server`).
+`ApiServer`, with `Dialect` (`OPENAI`, `LOCALAI`, `NO_FILES`, `NO_FILE_PARTS`) and `Fault`: an OpenAI-compatible server
+that keeps files and says what it was shown (`deltabus.testing.api`).
 `memory_bus`: a bus and a worker without a server (`deltabus.testing.memory`).
 `check_events`: whether a task's events keep the grammar (`deltabus.testing.grammar`).
 
@@ -15,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deltabus.testing.api import LOCALAI, NO_FILE_PARTS, NO_FILES, OPENAI, ApiServer, Dialect, Fault
     from deltabus.testing.contract import ProviderContract
     from deltabus.testing.grammar import GrammarError, check_events
     from deltabus.testing.memory import memory_bus
@@ -22,8 +25,15 @@ if TYPE_CHECKING:
     from deltabus.testing.situations import Case
 
 __all__ = [
+    "LOCALAI",
+    "NO_FILES",
+    "NO_FILE_PARTS",
+    "OPENAI",
     "Action",
+    "ApiServer",
     "Case",
+    "Dialect",
+    "Fault",
     "GrammarError",
     "ProviderContract",
     "Reply",
@@ -35,6 +45,13 @@ __all__ = [
 ]
 
 _MODULES = {
+    "LOCALAI": "api",
+    "NO_FILES": "api",
+    "NO_FILE_PARTS": "api",
+    "OPENAI": "api",
+    "ApiServer": "api",
+    "Dialect": "api",
+    "Fault": "api",
     "Action": "server",
     "Case": "situations",
     "GrammarError": "grammar",
