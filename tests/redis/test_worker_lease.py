@@ -1,4 +1,4 @@
-"""A worker that runs something holds a lease, whatever has become of it in the meantime."""
+"""Leases: a worker that runs something holds one, and renews it for nothing that it runs no more."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis.asyncio
+from rq.executions import Execution
 from rq.job import Job
 
 from deltabus import jobs, keys
-from deltabus.jobs import LOST_FIELD
+from deltabus.jobs import LOST_FIELD, BusJob
 from deltabus.ledger import Ledger, Outcome
 from deltabus.recovery import Recovery
 
 #: Seconds.
 LEASE = 0.05
 
+Then = Callable[[redis.asyncio.Redis, Ledger, BusJob, Execution], Awaitable[None]]
 
-def start(site: Any, job: Job, then: Callable[[redis.asyncio.Redis], Awaitable[None]] | None = None) -> None:
+
+def start(site: Any, job: Job, then: Then | None = None) -> None:
     """The worker `away` takes a job and starts it."""
 
     async def main() -> None:
@@ -29,26 +32,31 @@ def start(site: Any, job: Job, then: Callable[[redis.asyncio.Redis], Awaitable[N
             ledger = Ledger(
                 client, site.redis, worker_name="away", worker_key="rq:worker:away", failure_ttl=60, lease=LEASE
             )
-            outcome, _ = await ledger.start(taken, "rq:queue:chat")
+            outcome, execution = await ledger.start(taken, "rq:queue:chat")
             assert outcome is Outcome.DONE
             if then is not None:
-                await then(client)
+                await then(client, ledger, taken, execution)
             await ledger.aclose()
 
     asyncio.run(main())
 
 
+async def reap(client: redis.asyncio.Redis) -> None:
+    """Another worker finds the lease of `away` run out, and puts its job back."""
+    recovery = Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=LEASE)
+    deadline = time.monotonic() + 100 * LEASE
+    while not await client.llen("rq:queue:chat"):
+        await recovery.patrol()
+        assert time.monotonic() < deadline, "nobody has found it"
+
+
 def test_what_a_buried_worker_starts_is_found_should_it_die_before_it_renews_its_lease(site) -> None:
     job = site.enqueue()
 
-    async def look(client: redis.asyncio.Redis) -> None:
-        recovery = Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=LEASE)
-        deadline = time.monotonic() + 100 * LEASE
-        while not await client.llen("rq:queue:chat"):
-            await recovery.patrol()
-            assert time.monotonic() < deadline, "nobody has found it"
+    async def die(client: redis.asyncio.Redis, *_: object) -> None:
+        await reap(client)
 
-    start(site, job, look)
+    start(site, job, die)
     assert site.redis.zscore(keys.WORKERS, "away") is None
     assert site.redis.hget(job.key, LOST_FIELD) == b"1"
 
@@ -58,3 +66,31 @@ def test_a_start_does_not_prolong_a_lease(site) -> None:
     site.redis.zadd(keys.WORKERS, {"away": 1.0})
     start(site, site.enqueue())
     assert site.redis.zscore(keys.WORKERS, "away") == 1.0
+
+
+def test_rqs_lease_of_what_runs_is_renewed(site) -> None:
+    job = site.enqueue()
+
+    async def run(_: redis.asyncio.Redis, ledger: Ledger, taken: BusJob, execution: Execution) -> None:
+        site.redis.persist(execution.key)
+        site.redis.zadd(f"rq:executions:{job.id}", {execution.id: 1})
+        await ledger.renew([(taken, execution)])
+        assert site.redis.ttl(execution.key) > 0
+        assert site.redis.zscore(f"rq:executions:{job.id}", execution.id) > 1
+
+    start(site, job, run)
+
+
+def test_a_worker_that_comes_back_does_not_revive_what_others_have_taken_over(site) -> None:
+    """By RQ's record of an execution it is told who may book its end."""
+    job = site.enqueue()
+
+    async def come_back(client: redis.asyncio.Redis, ledger: Ledger, taken: BusJob, execution: Execution) -> None:
+        await reap(client)
+        site.redis.delete(job.key)
+        await ledger.renew([(taken, execution)])
+        assert await ledger.succeed(taken, execution, "stale", ttl=60) is Outcome.LOST
+
+    start(site, job, come_back)
+    assert not list(site.redis.scan_iter("rq:execution*"))
+    assert not site.redis.exists(job.key)

@@ -6,6 +6,7 @@ The commands of one step go through one guarded script, and the steps of many jo
 
 from __future__ import annotations
 
+import asyncio
 import math
 import traceback
 from collections.abc import Iterable, Sequence
@@ -188,14 +189,15 @@ class Ledger:
         return [status.decode(errors="replace") if isinstance(status, bytes) else None for status in found]
 
     async def renew(self, running: Iterable[tuple[BusJob, Execution]]) -> None:
-        """Renew RQ's own leases, in one pipeline."""
-        pipeline = self._redis.pipeline(transaction=False)
+        """Renew RQ's own leases of what still runs here: an execution that is over must not come back."""
         now = utcformat(_now())
+        renewals = []
         for job, execution in running:
-            execution.heartbeat(job.started_job_registry, EXECUTION_TTL, pipeline)  # type: ignore[arg-type]
+            pipeline = self._recorder()
+            execution.heartbeat(job.started_job_registry, EXECUTION_TTL, pipeline)
             pipeline.hset(job.key, "last_heartbeat", now)
-        if len(pipeline):
-            await pipeline.execute()
+            renewals.append(self._submit([execution.key], ["running", ""], pipeline))
+        await asyncio.gather(*renewals)
 
     async def aclose(self) -> None:
         """Wait until everything is written."""
