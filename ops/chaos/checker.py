@@ -152,15 +152,23 @@ def _cases(history: History) -> list[_Case]:
             for message in messages:
                 if message.task in cases:
                     cases[message.task].announced.append((queue, message))
+    outages = [
+        (incident.at, incident.until or incident.at)
+        for incident in history.incidents
+        if incident.fault in ("restart", "crash", "cut")
+    ]
     for following in history.followings:
+        error = following.error
+        if following.away and not any(at <= following.until and until >= following.since for at, until in outages):
+            error = "an error that Redis is away, and it was not"
         if following.task in cases:
             cases[following.task].views.append(
                 _View(
                     f"follower after {following.after or 'nothing'}",
                     [_Event(message) for message in following.messages],
                     after=_place(following.after) if following.after else _START,
-                    whole=not following.dropped,
-                    error=following.error,
+                    whole=not (following.dropped or following.away),
+                    error=error,
                 )
             )
     return list(cases.values())

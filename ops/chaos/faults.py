@@ -1,4 +1,4 @@
-"""What is done to a run: workers killed, frozen, cut off and drained, Redis restarted, connections cut."""
+"""What is done to a run: workers killed, frozen, cut off and drained, Redis restarted, connections cut or dead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from chaos.fleet import LEASE, Fleet, Worker
@@ -15,7 +15,10 @@ from chaos.proxy import POINTS, Proxy, Then, Trap
 from deltabus.embedded import EmbeddedRedis
 
 #: Seconds from one fault to the next, on average.
-INTERVAL: Final = 1.2
+INTERVAL: Final = 1.0
+
+#: Seconds after which the next fault comes where one has met nobody whom it may strike.
+AGAIN: Final = 0.1
 
 #: Seconds that a named point may take to be reached.
 PATIENCE: Final = 4.0
@@ -33,6 +36,7 @@ _DECK: Final[Mapping[str, int]] = {
     "freeze": 2,
     "freeze at a point": 2,
     "partition": 2,
+    "silence": 1,
     "drain": 3,
     "restart": 1,
     "crash": 1,
@@ -40,6 +44,16 @@ _DECK: Final[Mapping[str, int]] = {
     "cut at a point": 3,
     "slow": 1,
 }
+
+#: What a run begins with: even a short one has everything once, and a kill at each of these points.
+_FIRST_KILLS: Final = (
+    "after the take",
+    "before begin",
+    "before a delta",
+    "before the seal",
+    "between the seal and the bookkeeping",
+)
+_FIRST_DECK: Final[Mapping[str, int]] = dict.fromkeys(_DECK, 1) | {"kill at a point": len(_FIRST_KILLS)}
 
 
 class Injector:
@@ -54,19 +68,21 @@ class Injector:
         self._fleet = fleet
         self._redis = redis
         self._clients = clients
-        self._points: list[str] = []
-        self._under_way: set[asyncio.Task[None]] = set()
+        #: Points still to be struck, by fault; the last comes first.
+        self._points: dict[Fault, list[str]] = {"kill": self._shuffled(_FIRST_KILLS)}
+        self._under_way: set[asyncio.Task[bool]] = set()
         self._one_restart = asyncio.Lock()
         self.incidents: list[Incident] = []
 
     async def run(self, seconds: float) -> None:
         """Strike for so many seconds; all that was struck has come back when this returns."""
-        faults: dict[str, Callable[[], Awaitable[None]]] = {
+        faults: dict[str, Callable[[], Awaitable[bool]]] = {
             "kill at a point": lambda: self._trap("kill"),
             "kill": self._kill,
             "freeze": self._freeze,
             "freeze at a point": lambda: self._trap("freeze"),
             "partition": self._partition,
+            "silence": self._silence,
             "drain": self._drain,
             "restart": lambda: self._restart("restart", self._redis.restart),
             "crash": lambda: self._restart("crash", self._crash),
@@ -75,71 +91,113 @@ class Injector:
             "slow": self._slow,
         }
         end = time.monotonic() + seconds
-        deck: list[str] = []
+        deck = self._shuffled(_cards(_FIRST_DECK))
+
+        async def strike(name: str) -> bool:
+            struck = await faults[name]()
+            if not struck:
+                deck.insert(0, name)
+            return struck
+
         while (left := end - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, self._dice.uniform(0.5, 1.5) * INTERVAL))
-            deck = deck or self._shuffled([fault for fault, count in _DECK.items() for _ in range(count)])
-            task = asyncio.create_task(_awaited(faults[deck.pop()]()))
+            if not deck:
+                deck += self._shuffled(_cards(_DECK))
+            task = asyncio.create_task(strike(deck.pop()))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
+            await asyncio.wait([task], timeout=0)
+            missed = task.done() and not task.result()
+            await asyncio.sleep(min(left, AGAIN if missed else self._dice.uniform(0.5, 1.5) * INTERVAL))
         if self._under_way:
             await asyncio.gather(*self._under_way)
 
-    async def _kill(self) -> None:
-        if worker := self._choose():
-            self._note("kill", worker)
-            worker.kill()
+    # Each returns whether there was anybody to strike.
 
-    async def _freeze(self) -> None:
-        if worker := self._choose(absent=True):
-            self._note("freeze", worker)
-            worker.signal(signal.SIGSTOP)
-            await self._comes_back(worker)
+    async def _kill(self) -> bool:
+        if (worker := self._choose()) is None:
+            return False
+        self._note("kill", worker)
+        worker.kill()
+        return True
 
-    async def _partition(self) -> None:
+    async def _freeze(self) -> bool:
+        if (worker := self._choose(absent=True)) is None:
+            return False
+        self._note("freeze", worker)
+        worker.signal(signal.SIGSTOP)
+        await self._comes_back(worker)
+        return True
+
+    async def _partition(self) -> bool:
         """Nothing reaches Redis, or comes from there; the worker, and its provider, go on."""
-        if worker := self._choose(absent=True):
-            self._note("partition", worker)
-            worker.proxy.hold()
+        if (worker := self._choose(absent=True)) is None:
+            return False
+        self._note("partition", worker)
+        worker.proxy.hold()
+        await self._comes_back(worker)
+        return True
+
+    async def _silence(self) -> bool:
+        """Connections go dead without a word, as when an address moves, and new ones work: a worker's, or everybody's
+        who produces and subscribes.
+        """
+        if self._dice.random() < 0.25:
+            self._note("silence")
+            self._clients.silence()
+        elif (worker := self._choose(absent=True)) is None:
+            return False
+        else:
+            self._note("silence", worker)
+            worker.proxy.silence()
             await self._comes_back(worker)
+        return True
 
-    async def _drain(self) -> None:
-        if worker := self._choose():
-            self._note("drain", worker)
-            await self._fleet.replace(worker)
-            worker.leave()
+    async def _drain(self) -> bool:
+        if (worker := self._choose()) is None:
+            return False
+        self._note("drain", worker)
+        await self._fleet.replace(worker)
+        worker.leave()
+        return True
 
-    async def _slow(self) -> None:
-        if worker := self._choose():
-            self._note("slow", worker)
-            worker.proxy.delay, seconds = SLOWNESS
-            await asyncio.sleep(seconds)
-            worker.proxy.delay = 0.0
-            worker.struck = False
+    async def _slow(self) -> bool:
+        if (worker := self._choose()) is None:
+            return False
+        self._note("slow", worker)
+        worker.proxy.delay, seconds = SLOWNESS
+        await asyncio.sleep(seconds)
+        worker.proxy.delay = 0.0
+        worker.struck = False
+        return True
 
-    async def _cut(self) -> None:
+    async def _cut(self) -> bool:
         """Every connection of a worker, or of all producers and subscribers."""
         worker = self._choose() if self._dice.random() < 0.5 else None
         self._note("cut", worker)
         (worker.proxy if worker else self._clients).cut()
         if worker:
             worker.struck = False
+        return True
 
-    async def _restart(self, fault: Fault, how: Callable[[], None]) -> None:
+    async def _restart(self, fault: Fault, how: Callable[[], None]) -> bool:
         async with self._one_restart:
-            self._note(fault)
+            incident = self._note(fault)
             await asyncio.to_thread(how)
+            incident.until = time.time()
+        return True
 
     def _crash(self) -> None:
         self._redis.kill()
         self._redis.start()
 
-    async def _trap(self, fault: Fault) -> None:
+    async def _trap(self, fault: Fault) -> bool:
         """Strike when a worker reaches a named point."""
         if (worker := self._choose(absent=fault == "freeze")) is None:
-            return
-        self._points = self._points or self._shuffled(POINTS)
-        name = self._points.pop()
+            return False
+        points = self._points.setdefault(fault, [])
+        if not points:
+            points += self._shuffled(POINTS)
+        name = points.pop()
 
         def strike() -> None:
             self._note(fault, worker, name)
@@ -157,9 +215,12 @@ class Injector:
                 await trap.sprung.wait()
         except TimeoutError:
             worker.proxy.trap = None
-        if fault == "freeze" and trap.sprung.is_set():
+        if not trap.sprung.is_set():
+            points.append(name)
+        elif fault == "freeze":
             await self._comes_back(worker)
         worker.struck = worker.killed
+        return trap.sprung.is_set()
 
     async def _comes_back(self, worker: Worker) -> None:
         await asyncio.sleep(self._dice.uniform(*ABSENCE))
@@ -184,15 +245,17 @@ class Injector:
         worker.struck = True
         return worker
 
-    def _note(self, fault: Fault, worker: Worker | None = None, point: str = "") -> None:
+    def _note(self, fault: Fault, worker: Worker | None = None, point: str = "") -> Incident:
         name = worker.name if worker else ""
-        self.incidents.append(Incident(fault=fault, at=time.time(), worker=name, point=point))
+        incident = Incident(fault=fault, at=time.time(), worker=name, point=point)
+        self.incidents.append(incident)
+        return incident
 
-    def _shuffled(self, what: Mapping[str, object] | list[str]) -> list[str]:
+    def _shuffled(self, what: Iterable[str]) -> list[str]:
         names = list(what)
         self._dice.shuffle(names)
         return names
 
 
-async def _awaited(fault: Awaitable[None]) -> None:
-    await fault
+def _cards(deck: Mapping[str, int]) -> list[str]:
+    return [fault for fault, count in deck.items() for _ in range(count)]

@@ -11,7 +11,7 @@ import msgspec
 Outcome = str
 
 #: What can be done to a run.
-Fault = Literal["kill", "freeze", "partition", "drain", "restart", "crash", "cut", "slow"]
+Fault = Literal["kill", "freeze", "partition", "silence", "drain", "restart", "crash", "cut", "slow"]
 
 
 class Promise(msgspec.Struct, kw_only=True):
@@ -72,11 +72,17 @@ class Following(msgspec.Struct, kw_only=True):
     """One follower of one task, from a cursor until it left or the task had ended."""
 
     task: str
+    #: The cursor behind which it came; None: from the start.
     after: str | None
+    since: float = 0.0
     messages: list[Message] = []
     #: It left before the end, on purpose.
     dropped: bool = False
-    #: What it met instead of an end.
+    #: It was told that Redis cannot be reached, and left.
+    away: bool = False
+    #: When it left.
+    until: float = 0.0
+    #: What else it met instead of an end.
     error: str = ""
 
 
@@ -98,6 +104,8 @@ class Incident(msgspec.Struct, kw_only=True):
 
     fault: Fault
     at: float
+    #: When a Redis that was restarted was back.
+    until: float | None = None
     #: Whom it struck; empty: Redis, or all.
     worker: str = ""
     #: Where it struck: a name of `proxy.POINTS`, or empty for any moment.

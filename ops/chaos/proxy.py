@@ -125,6 +125,11 @@ class Proxy:
         """Let nothing through any more, and say nothing: a partition."""
         self._open.clear()
 
+    def silence(self) -> None:
+        """Let nothing through any more on the connections that there are, and say nothing; new ones work."""
+        for link in self._links:
+            link.silent = True
+
     def resume(self) -> None:
         """Let everything through that was held, and what comes."""
         self._open.set()
@@ -162,6 +167,8 @@ class _Link:
         self._client = reader, writer
         self._writers = [writer]
         self.ended = asyncio.Event()
+        #: Nothing passes any more.
+        self.silent = False
         #: A trap whose command has passed: it springs at the answer.
         self._awaited: Trap | None = None
 
@@ -198,6 +205,8 @@ class _Link:
                     return
                 before = data[-_OVERLAP:]
                 await self._proxy._pass()  # noqa: SLF001 # a part of it
+                if self.silent:
+                    continue
                 writer.write(data)
                 await writer.drain()
 

@@ -96,7 +96,7 @@ class Run:
             stack.push_async_callback(plain.aclose)
             blocking = redis.Redis.from_url(clients.url, retry=Retry(NoBackoff(), 0), socket_timeout=10)
             stack.callback(blocking.close)
-            observer = Observer(clients.url)
+            observer = Observer(server.url)  # a silent connection would deafen it for good
             await observer.start()
             fleet = Fleet(port, self._workers, self._folder, provider.tables)
             stack.callback(fleet.kill)
@@ -184,6 +184,10 @@ class Run:
                     notes=frozenset(name.decode() for name in job if name.startswith(keys.PREFIX.encode())),
                 )
         history.leftovers = await self._passing(client)
+        # Those of workers that have left run out by themselves.
+        async for key in client.scan_iter("rq:worker:*", 1000):
+            if key.count(b":") == 2 and await client.ttl(key) == -1:
+                history.leftovers.append(key.decode())
 
 
 def say(text: str) -> None:
@@ -218,7 +222,7 @@ def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--tasks", type=int, default=1000, help="how many tasks are sent (default: 1000)")
     parser.add_argument("--seconds", type=float, default=30.0, help="for how long faults strike (default: 30)")
-    parser.add_argument("--workers", type=int, default=3, help="worker processes at any time (default: 3)")
+    parser.add_argument("--workers", type=int, default=4, help="worker processes at any time (default: 4)")
     parser.add_argument("--seed", type=int, help="of a run that is to be repeated (default: another one each time)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, with every violation")
     parser.add_argument("--keep", action="store_true", help="keep history and worker logs although all is well")

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from chaos.history import Following, Message, Watch
 from deltabus import AsyncBus, keys
-from deltabus.errors import BusError
+from deltabus.errors import BusError, BusUnavailable
 
 #: Seconds between two tries to listen.
 AGAIN: Final = 0.1
@@ -100,7 +100,7 @@ _END: Final = "-the-end-"
 
 
 class Followers:
-    """Follow tasks through `AsyncTask`, from the start or from where somebody left."""
+    """Follow tasks through `AsyncTask`, from the start or from where somebody left or heard that Redis is away."""
 
     def __init__(self, bus: AsyncBus, seed: int) -> None:
         self._bus = bus
@@ -112,9 +112,9 @@ class Followers:
         await asyncio.sleep(after)
         cursor = None
         drops = self._dice.choice([0, 0, 1])
-        for visit in range(drops + 1):
-            patience = self._dice.randint(1, 8) if visit < drops else None
-            following = Following(task=task, after=cursor)
+        while True:
+            patience = self._dice.randint(1, 8) if drops else None
+            following = Following(task=task, after=cursor, since=time.time())
             self.followings.append(following)
             try:
                 async with aclosing(self._bus.task(task).messages(after=cursor)) as messages:
@@ -124,13 +124,18 @@ class Followers:
                         cursor = message.id
                         if patience is not None and len(following.messages) >= patience:
                             following.dropped = True
+                            drops -= 1
                             break
             except asyncio.CancelledError:
                 following.error = "no end, long after there was one"
                 raise
+            except BusUnavailable:
+                following.away = True
             except BusError as exc:
                 following.error = f"{type(exc).__name__}: {exc}"
-            if cursor == keys.SEAL or following.error:
+            finally:
+                following.until = time.time()
+            if not (following.dropped or following.away) or cursor == keys.SEAL:
                 return
             await asyncio.sleep(self._dice.uniform(0, 2))
 

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from chaos.checker import KINDS, Violation, outcome
-from chaos.history import History, Incident, Message
+from chaos.history import Following, History, Incident, Message
+from chaos.proxy import POINTS
 
 #: Violations that are told one by one.
 TOLD = 20
@@ -48,21 +49,34 @@ def summarise(history: History, violations: Sequence[Violation]) -> dict[str, An
         "kills": faults["kill"],
         "freezes": faults["freeze"],
         "partitions": faults["partition"],
+        "silent connections": faults["silence"],
         "drains": faults["drain"],
         "redis restarts": faults["restart"] + faults["crash"],
         "of them crashes": faults["crash"],
         "connections cut": faults["cut"],
         "slow spells": faults["slow"],
-        "struck at named points": dict(sorted(points.items())),
+        "struck at named points": {point: points[point] for point in POINTS},
         "provider calls": len(history.calls),
         "provider faults": sum(bool(call.fault) for call in history.calls),
+        "of them": dict(sorted(Counter(call.fault for call in history.calls if call.fault).items())),
         "followers": len(history.followings),
+        "who came late": sum(_came_late(following, history) for following in history.followings),
+        "who dropped": sum(following.dropped for following in history.followings),
+        "who heard that redis is away": sum(following.away for following in history.followings),
+        "who came back behind what they had seen": sum(following.after is not None for following in history.followings),
         "messages observed": sum(len(watch.messages) for watch in history.watches),
         "recoveries": len(recovered),
         "recovery, median s": round(median(recovered), 2) if recovered else None,
         "recovery, max s": round(recovered[-1], 2) if recovered else None,
         **{kind: broken[kind] for kind in KINDS},
     }
+
+
+def _came_late(following: Following, history: History) -> bool:
+    """Whether it came for the first time, and the task had begun or ended before."""
+    steps = (step for message in history.logs.get(following.task, ()) if (step := _step(message)) is not None)
+    _, at, _ = next(steps, ("", following.since, ""))
+    return following.after is None and at < following.since
 
 
 def table(summary: dict[str, Any], violations: Sequence[Violation]) -> str:
