@@ -293,6 +293,7 @@ def test_a_long_wait_takes_no_slot_and_whoever_comes_first_goes_on(site, provide
         before = time.time()
         other = enqueue(site, asks("500"))
         assert isinstance(site.ending(other.id), Completed)
+        assert site.booked(other)
         assert site.fetch(parked).get_status() is JobStatus.SCHEDULED
         assert 50 < site.redis.zscore("rq:scheduled:chat", parked.id) - before <= 61
         assert site.leftovers() == set()
