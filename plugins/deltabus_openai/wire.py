@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 
 from deltabus.http import errors
-from deltabus.http.sse import ERROR, MESSAGE, SSEDecoder
+from deltabus.http.answer import Body
+from deltabus.http.sse import ERROR, MESSAGE
 from deltabus.provider import (
     Chunk,
     Completion,
-    PayloadTooLarge,
     ProviderProtocol,
     ProviderUnavailable,
     StreamTruncated,
@@ -28,7 +28,6 @@ from deltabus.provider import (
 )
 from deltabus_openai import repair
 
-_BOM = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"
 _DONE = "[DONE]"
 
@@ -61,18 +60,12 @@ class AnswerDecoder:
     """
 
     __slots__ = (
-        "_body", "_calls", "_choices", "_finished", "_head", "_limit", "_size", "_sse", "chunks", "done", "settled",
+        "_body", "_calls", "_choices", "_finished", "chunks", "done", "settled",
     )  # fmt: skip
 
     def __init__(self, limit: int, *, choices: Any = 1) -> None:
-        self._limit = limit
+        self._body = Body(limit)
         self._choices = choices if type(choices) is int else 1
-        #: What came before the first byte that tells JSON from SSE; None once that is decided.
-        self._head: bytes | None = b""
-        self._sse: SSEDecoder | None = None
-        #: Parts of a JSON body.
-        self._body: list[bytes] = []
-        self._size = 0
         #: Choice -> whether its finish_reason was seen.
         self._finished: dict[int, bool] = {}
         self._calls: dict[int, repair.ToolCalls] = {}
@@ -98,12 +91,8 @@ class AnswerDecoder:
             TaskError: the provider reported an error, or the body is not the API. What was yielded
                 before stands: it came before the error.
         """
-        if self._sse is None:
-            data = self._begin(data)
-            if self._sse is None:
-                return
         finished = self._finished
-        for kind, payload in self._sse.feed(data):
+        for kind, payload in (self._body.events or self._body).feed(data):
             # The path of nearly every chunk: one object, one choice, a piece of text.
             if kind != ERROR:
                 try:
@@ -143,10 +132,10 @@ class AnswerDecoder:
             TaskError: as `feed`; `StreamTruncated` where the answer is not complete, `ProviderProtocol`
                 where it is complete and holds nothing.
         """
-        if self._sse is not None and not self.done:
-            for kind, payload in self._sse.close():
+        if self._body.events is not None and not self.done:
+            for kind, payload in self._body.close():
                 yield from self._event(kind, payload, tail=True)
-        elif self._sse is None:
+        elif self._body.events is None:
             yield from self._json()
             if not self.chunks:
                 return
@@ -158,31 +147,6 @@ class AnswerDecoder:
             )
         if not self._finished:
             raise ProviderProtocol("the provider ended its answer without a single choice in it")
-
-    def _begin(self, data: bytes) -> bytes:
-        """Find out what the body is; return what the SSE decoder is to read, if that is what it is."""
-        if self._head is None:
-            self._size += len(data)
-            if self._size > self._limit:
-                raise PayloadTooLarge(f"the answer has more than {self._limit} bytes (max_answer_bytes)")
-            self._body.append(data)
-            return b""
-        head = (self._head + data).lstrip(_BLANK)
-        if not head or (len(head) < len(_BOM) and _BOM.startswith(head)):
-            self._head = head
-            return b""
-        if head.startswith(_BOM):
-            head = head[len(_BOM) :].lstrip(_BLANK)
-            if not head:
-                self._head = _BOM
-                return b""
-        self._head = None
-        if head[0] in b"{[":
-            return self._begin(head)
-        if head.startswith(b"<"):
-            raise ProviderProtocol("the provider answered with a web page (HTML): base_url is probably wrong")
-        self._sse = SSEDecoder(self._limit)
-        return head
 
     def _event(self, kind: str, payload: bytes, *, tail: bool) -> Iterator[Chunk]:
         """What the fast path leaves: repairs, several documents in one event, errors, the end."""
@@ -222,8 +186,7 @@ class AnswerDecoder:
         _raise_if_broken(doc)
 
     def _json(self) -> Iterator[Chunk | Completion]:
-        body = b"".join(self._body)
-        self._body.clear()
+        body = self._body.json()
         if not body:
             raise StreamTruncated("the answer's body is empty")
         try:

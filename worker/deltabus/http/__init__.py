@@ -3,6 +3,7 @@
 Importing it loads an HTTP client, so nothing but plugins does.
 """
 
+from deltabus.http.answer import Body, DocumentDecoder
 from deltabus.http.client import Client, Decoder
 from deltabus.http.config import Config, Timeouts
 from deltabus.http.endpoint import Endpoint
@@ -12,9 +13,11 @@ from deltabus.http.transport import Exchange, Transport
 from deltabus.http.watchdog import Watchdog
 
 __all__ = [
+    "Body",
     "Client",
     "Config",
     "Decoder",
+    "DocumentDecoder",
     "Endpoint",
     "Exchange",
     "Inflater",

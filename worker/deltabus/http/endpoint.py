@@ -96,9 +96,10 @@ class Endpoint:
         """Whether the path names a version of the API, as most servers want it (`/v1`, `/v1beta/openai`)."""
         return re.search(r"/v\d|/deployments/", self.root) is not None
 
-    def url(self, path: str) -> httpx.URL:
-        """The address of an operation; `path` without a slash in front."""
-        return httpx.URL(f"{self.root}/{path}" + (f"?{urlencode(self.query)}" if self.query else ""))
+    def url(self, path: str, **query: str) -> httpx.URL:
+        """The address of an operation; `path` without a slash in front. `query` wins over the configured one."""
+        merged = {**self.query, **query}
+        return httpx.URL(f"{self.root}/{quote(path, safe=_PATH)}" + (f"?{urlencode(merged)}" if merged else ""))
 
 
 def proxy_for(endpoint: Endpoint) -> str | None:

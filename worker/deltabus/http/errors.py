@@ -51,9 +51,10 @@ _SPECIFIC: Mapping[str, type[TaskError]] = {
     # Azure
     "content_filter": InvalidRequest,
     "deploymentnotfound": NotFound,
-    # Anthropic's compatible endpoint: https://docs.anthropic.com/en/api/errors
+    # Anthropic: https://platform.claude.com/docs/en/api/errors
     "billing_error": QuotaExhausted,
     "overloaded_error": ProviderUnavailable,
+    "enforced_spend_limit_reached": QuotaExhausted,  # A 429 until the next month.
     # Moonshot
     "exceeded_current_quota_error": QuotaExhausted,
     # Google: a bad key is a 400 there
@@ -255,17 +256,18 @@ def _of_status(status: int) -> type[TaskError] | None:
 
 
 def _names(error: Mapping[str, Any]) -> list[str]:
-    """The words that classify: code, type, Google's status and the reasons in its details, Azure's inner code."""
+    """The words that classify: code, type, Google's status, the reasons in details, Azure's inner code."""
     names = [error.get("code"), error.get("type"), error.get("status")]
     inner = error.get("innererror")
     if isinstance(inner, dict):
         names.append(inner.get("code"))
-    names.extend(detail.get("reason") for detail in _details(error))
+    names.extend(detail.get(key) for detail in _details(error) for key in ("reason", "error_code"))
     return [name for name in names if isinstance(name, str)]
 
 
 def _details(error: Mapping[str, Any]) -> list[dict[str, Any]]:
     details = error.get("details")
+    details = [details] if isinstance(details, dict) else details
     return [detail for detail in details if isinstance(detail, dict)] if isinstance(details, list) else []
 
 

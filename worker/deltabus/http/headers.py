@@ -64,6 +64,6 @@ def merge(producer: Mapping[str, str], configured: Mapping[str, str]) -> dict[st
     for name, value in producer.items():
         if wrong := problem(name, value):
             raise InvalidRequest(wrong, param=f"headers.{name[:100]}")
-        if name.lower() in ("authorization", "api-key", "x-api-key", "cookie"):
+        if name.lower() in ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"):
             raise InvalidRequest("credentials are configured in the worker, not sent in a job", param=f"headers.{name}")
     return overlay(producer, configured)
