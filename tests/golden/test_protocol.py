@@ -76,6 +76,7 @@ def test_keys_have_the_names_they_always_had(golden):
         keys.EVENT_FIELD,
         str(keys.CANCEL_TTL),
         keys.TASK_ID.pattern,
+        keys.blob("b-1"),
     ]
 
     golden("keys.txt", "".join(f"{name}\n" for name in names).encode())

@@ -175,6 +175,7 @@ def test_the_front_door_has_what_it_names_and_nothing_else():
         "AnyEvent",
         "AsyncBus",
         "AsyncTask",
+        "BlobNotFound",
         "Bus",
         "BusError",
         "BusUnavailable",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deltabus.blocking import Bus, Task
     from deltabus.bus import AsyncBus
     from deltabus.errors import (
+        BlobNotFound,
         BusError,
         BusUnavailable,
         ConfigError,
@@ -51,6 +52,7 @@ _HOMES = {
     "deltabus.blocking": ("Bus", "Task"),
     "deltabus.bus": ("AsyncBus",),
     "deltabus.errors": (
+        "BlobNotFound",
         "BusError",
         "BusUnavailable",
         "ConfigError",
@@ -83,6 +85,7 @@ __all__ = [
     "AnyEvent",
     "AsyncBus",
     "AsyncTask",
+    "BlobNotFound",
     "Bus",
     "BusError",
     "BusUnavailable",

@@ -16,7 +16,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from dataclasses import replace
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
 
 import redis.asyncio
 
@@ -27,7 +27,16 @@ from deltabus.settings import Settings, load
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Async_co = TypeVar("Async_co", covariant=True)
+
 _END = object()
+
+
+class _Blocking(Protocol[Async_co]):
+    """What stands for something of the asyncio classes."""
+
+    @property
+    def _here(self) -> Callable[[], Async_co]: ...
 
 
 def _run(work: Awaitable[T]) -> T:
@@ -56,19 +65,21 @@ def _sends_many(
     return blocking
 
 
-def _waits(method: Callable[Concatenate[AsyncTask, P], Awaitable[T]]) -> Callable[Concatenate[Task, P], T]:
+def _waits(
+    method: Callable[Concatenate[Async_co, P], Awaitable[T]],
+) -> Callable[Concatenate[_Blocking[Async_co], P], T]:
     @functools.wraps(method)
-    def blocking(self: Task, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def blocking(self: _Blocking[Async_co], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return _run(method(self._here(), *args, **kwargs))
 
     return blocking
 
 
 def _iterates(
-    method: Callable[Concatenate[AsyncTask, P], AsyncGenerator[T, None]],
-) -> Callable[Concatenate[Task, P], Generator[T, None, None]]:
+    method: Callable[Concatenate[Async_co, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[_Blocking[Async_co], P], Generator[T, None, None]]:
     @functools.wraps(method)
-    def blocking(self: Task, /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+    def blocking(self: _Blocking[Async_co], /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
         items = method(self._here(), *args, **kwargs)
         try:
             while (item := _run(anext(items, _END))) is not _END:
@@ -134,6 +145,9 @@ class Bus:
     chat = _sends(AsyncBus.chat)
     chat_many = _sends_many(AsyncBus.chat_many)
     enqueue = _sends(AsyncBus.enqueue)
+    blob = _waits(AsyncBus.blob)
+    read_blob = _iterates(AsyncBus.read_blob)
+    delete_blob = _waits(AsyncBus.delete_blob)
 
     def task(self, task_id: str, /) -> Task:
         """Any task, whoever enqueued it; see `AsyncBus.task`."""

@@ -11,13 +11,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
 import redis.asyncio
 
+from deltabus import blobs, keys
+from deltabus.blobs import Data
 from deltabus.enqueue import Order
 from deltabus.errors import InvalidRequest
 from deltabus.handle import AsyncTask, TaskStatus
@@ -199,6 +202,48 @@ class AsyncBus:
         """
         return AsyncTask(task_id, self._open)
 
+    async def blob(self, data: Data, /, *, ttl: int | None = None) -> str:
+        """Put bytes into Redis, for a task to take as `{"blob": id}`; returns the id.
+
+        Args:
+            data: bytes, the path of a file, or what yields bytes, such as an open file. It is sent in chunks: a file
+                may be larger than memory.
+            ttl: seconds that they live; by default `blob_ttl`. Long enough for the task to wait in its queue.
+
+        Raises:
+            InvalidRequest: `ttl` is not above 0.
+            PayloadTooLarge: there are more than `max_file_bytes`. Here and below, nothing is left of the blob.
+            OSError: the file cannot be read.
+            BlobNotFound: the TTL was over before all was written.
+            BusUnavailable: Redis cannot be reached.
+        """
+        ttl = self._settings.blob_ttl if ttl is None else ttl
+        if ttl < 1:
+            raise InvalidRequest("must be a whole number of seconds above 0", param="ttl")
+        return await blobs.write(self._open().blobs, data, ttl=ttl, limit=self._settings.max_file_bytes)
+
+    async def read_blob(self, blob_id: str, /) -> AsyncGenerator[bytes, None]:
+        """The bytes of a blob, in pieces: what a task left there, or a producer.
+
+        Raises:
+            BlobNotFound: there is none, or no longer.
+            InvalidRequest: this cannot be the id of a blob.
+            BusUnavailable: Redis cannot be reached.
+        """
+        blob_id, there = _blob_id(blob_id), self._open().blobs
+        async with aclosing(there.read(blob_id, await there.look(blob_id))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def delete_blob(self, blob_id: str, /) -> bool:
+        """Delete a blob before its time. False: there was none.
+
+        Raises:
+            InvalidRequest: this cannot be the id of a blob.
+            BusUnavailable: Redis cannot be reached.
+        """
+        return await self._open().blobs.delete(_blob_id(blob_id))
+
     def _chat_order(
         self, body: dict[str, Any], options: Mapping[str, Any], queue: str | None, task: str | None
     ) -> Order:
@@ -220,3 +265,9 @@ class AsyncBus:
         elif self._loop is not loop:
             raise RuntimeError("an AsyncBus stays on the asyncio loop on which it was first used; make one a loop")
         return self._session
+
+
+def _blob_id(blob_id: str) -> str:
+    if not keys.TASK_ID.fullmatch(blob_id):
+        raise InvalidRequest("must be 1 to 128 letters, digits, `_` and `-`", param="blob_id")
+    return blob_id

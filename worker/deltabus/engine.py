@@ -13,6 +13,7 @@ import structlog
 
 from deltabus import envelope as envelopes
 from deltabus import events
+from deltabus.depot import Depot
 from deltabus.envelope import Envelope
 from deltabus.errors import (
     CancelRequested,
@@ -80,6 +81,8 @@ class Context:
     envelope: Envelope
     attempt: Attempt
     registry: Registry
+    #: Where bytes come from and go to.
+    depot: Depot
     settings: Settings
     #: Unix time in seconds at which the attempt is ended, if it has not ended by then.
     ends_at: float
@@ -135,9 +138,10 @@ class Run:
 class Engine:
     """Runs attempts; one for a process."""
 
-    def __init__(self, log: Log, registry: Registry, settings: Settings) -> None:
+    def __init__(self, log: Log, registry: Registry, depot: Depot, settings: Settings) -> None:
         self._log = log
         self._registry = registry
+        self._depot = depot
         self._settings = settings
         self._attempts: set[Attempt] = set()
 
@@ -199,7 +203,7 @@ class Engine:
         ends_at = _limit(run, envelope)
         attempt = await self._begin(run, envelope)
         run.begun, run.attempts = True, attempt.number
-        context = Context(run.task, envelope, attempt, self._registry, self._settings, ends_at)
+        context = Context(run.task, envelope, attempt, self._registry, self._depot, self._settings, ends_at)
         self._attempts.add(attempt)
         try:
             return await self._record(run, attempt, await self._perform(run, context))

@@ -6,6 +6,7 @@
     │   ├── BusUnavailable       Redis cannot be reached
     │   ├── TaskNotFound         neither RQ nor a log knows the task id
     │   ├── TaskExists           the task id is taken
+    │   ├── BlobNotFound         there is no blob of this id, or no longer
     │   ├── TaskFailed           the task ended as `failed`; carries the ErrorInfo
     │   ├── TaskCancelled        the task ended as `cancelled`
     │   └── TaskRestarted        text that was already shown is void
@@ -83,6 +84,10 @@ class TaskNotFound(BusError):
 
 class TaskExists(BusError):
     """A task with this id was already accepted; nothing was enqueued."""
+
+
+class BlobNotFound(BusError):
+    """There is no blob of this id: it never existed, was deleted, or its TTL has passed."""
 
 
 class TaskFailed(BusError):

@@ -12,6 +12,7 @@ The hash tag `{task}` keeps the keys of one task in one cluster slot. RQ's own k
 | `deltabus:workers`           | sorted set | worker names by the time at which their leases run out |
 | `deltabus:reconciler`        | string  | name of the worker that reconciles, while it does         |
 | `deltabus:results:<queue>`   | channel | every terminal event of the queue's tasks                 |
+| `deltabus:blob:<id>`         | list    | chunks of a blob, for as long as its writer says          |
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ RECONCILER: Final = f"{PREFIX}:reconciler"
 #: Seconds for which a cancel that nobody has acted upon is remembered.
 CANCEL_TTL: Final = 24 * 3600
 
-#: RQ's own rule for job ids (rq.job.JOB_ID_PATTERN), with a length limit of ours.
+#: RQ's own rule for job ids (rq.job.JOB_ID_PATTERN), with a length limit of ours; ids of blobs follow it, too.
 TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -62,3 +63,8 @@ def events(task: str) -> str:
 def results(queue: str) -> str:
     """Channel that carries every terminal event of tasks from this queue."""
     return f"{PREFIX}:results:{queue}"
+
+
+def blob(blob_id: str) -> str:
+    """List of the blob's chunks, in order."""
+    return f"{PREFIX}:blob:{blob_id}"

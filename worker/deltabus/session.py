@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import redis.asyncio
 
+from deltabus.blobs import Blobs
 from deltabus.commit import GroupCommit
 from deltabus.feed import Feed
 from deltabus.follow import Follower
@@ -31,6 +32,7 @@ class Session:
         self.settings = settings
         self.names = RQKeys(settings.rq_key_prefix)
         self.commit = GroupCommit(client, BUS, patience=PATIENCE)
+        self.blobs = Blobs(self.commit)
         self.records = Records(self.commit, self.names)
         self._feed = Feed(client)
         self.follower = Follower(self.commit, self._feed, self.records)

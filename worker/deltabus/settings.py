@@ -112,6 +112,18 @@ class Settings:
     max_log_bytes: int = 4 * 1024 * 1024
     #: Deltas of one task that may wait for Redis before the provider's socket is no longer read.
     max_pending_bytes: int = 256 * 1024
+    #: Largest file that a task may send or fetch.
+    max_file_bytes: int = 8 * 1024 * 1024 * 1024
+    #: Largest file that is put into a chat message rather than uploaded.
+    max_inline_bytes: int = 20 * 1024 * 1024
+    #: Folders, as absolute paths, of which tasks may name files; none: no paths.
+    file_roots: tuple[str, ...] = ()
+    #: Hosts, as `name` or `name:port`, that URLs of tasks may name though their addresses are not public.
+    url_hosts: tuple[str, ...] = ()
+    #: How long fetching a URL may take in all.
+    url_timeout: float = 600.0
+    #: For how long a blob lives that is written without another word.
+    blob_ttl: int = 3600
     #: Hosts that a job's RQ webhooks may call.
     webhook_hosts: tuple[str, ...] = ()
     log_level: str = "info"
@@ -262,6 +274,8 @@ def _problem(name: str, value: Any) -> str | None:
                 return "names the same thing twice"
             if name == "queues" and not value:
                 return "must name at least one queue"
+            if name == "file_roots" and not all(map(os.path.isabs, value)):
+                return "must be a list of absolute paths"
         case int() | float():
             return _number_problem(name, value, whole=isinstance(default, int))
         case str():

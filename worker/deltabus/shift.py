@@ -13,6 +13,7 @@ import structlog
 from redis.exceptions import RedisError
 from rq.worker.base import DequeueStrategy, WorkerStatus
 
+from deltabus.depot import Depot
 from deltabus.engine import Engine
 from deltabus.errors import ConfigError
 from deltabus.intake import BLOCK, Intake, Taken
@@ -110,6 +111,8 @@ class Shift:
             stack.push_async_callback(event_log.aclose)
             registry = Registry(settings)
             stack.push_async_callback(registry.aclose)
+            depot = Depot(redis, settings)
+            stack.push_async_callback(depot.aclose)
             ledger = Ledger(
                 redis,
                 worker.connection,
@@ -121,7 +124,7 @@ class Shift:
             stack.push_async_callback(ledger.aclose)
             self._intake = Intake(redis, list(keys.items()), max_bytes=settings.max_request_bytes, stopped=self._stop)
             stack.push_async_callback(self._intake.aclose)
-            engine = Engine(event_log, registry, settings)
+            engine = Engine(event_log, registry, depot, settings)
             self._station = Station(
                 worker=worker.name,
                 settings=settings,

@@ -29,10 +29,16 @@ RENEW = _read("renew")
 #: What the worker's side runs.
 LOG = (BEGIN, APPEND, SEAL, RENEW)
 
+BLOB_APPEND = _read("blob_append")
+BLOB_LOOK = _read("blob_look")
+BLOB_PUBLISH = _read("blob_publish")
+#: What either side does with blobs.
+BLOBS = (BLOB_APPEND, BLOB_LOOK, BLOB_PUBLISH)
+
 ENQUEUE = _read("enqueue")
 CANCEL = _read("cancel")
 #: What producers and subscribers run.
-BUS = (ENQUEUE, CANCEL)
+BUS = (ENQUEUE, CANCEL, *BLOBS)
 
 #: What the worker does with queues and RQ's records.
 TAKE = _read("take")

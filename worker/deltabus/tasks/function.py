@@ -17,6 +17,7 @@ from rq import get_current_job
 from rq.job import Job
 
 from deltabus import connections, logs
+from deltabus.depot import Depot
 from deltabus.engine import Engine, Handler, LeftToRQ, Run
 from deltabus.errors import TaskCancelled, TaskFailed
 from deltabus.events import Cancelled, Completed, Failed, Terminal
@@ -65,8 +66,9 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
     registry = Registry(settings)
     async with connections.asynchronous(job.connection) as redis:
         log = Log(redis, settings)
+        depot = Depot(redis, settings)
         try:
-            ending = await Engine(log, registry, settings).run(
+            ending = await Engine(log, registry, depot, settings).run(
                 Run(
                     task=job.id,
                     queue=job.origin,
@@ -83,6 +85,7 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
         finally:
             await log.aclose()
             await registry.aclose()
+            await depot.aclose()
     if isinstance(ending, Completed):
         return ending.result
     if isinstance(ending, Cancelled):

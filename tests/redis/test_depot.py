@@ -1,0 +1,146 @@
+"""What a worker's depot opens and keeps: the bytes, their names, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+from deltabus import AsyncBus
+from deltabus.blobs import CHUNK
+from deltabus.depot import Depot
+from deltabus.errors import InvalidRequest, PayloadTooLarge
+from deltabus.provider import Content, Download
+from deltabus.settings import Settings
+
+#: A little over two chunks, and every chunk another.
+DATA = b"".join(index.to_bytes(4) for index in range((2 * CHUNK + 1000) // 4))
+
+
+@asynccontextmanager
+async def depot_at(url: str, **settings: Any) -> AsyncIterator[Depot]:
+    async with redis.asyncio.Redis.from_url(url) as client:
+        depot = Depot(client, replace(Settings(redis_url=url), **settings))
+        try:
+            yield depot
+        finally:
+            await depot.aclose()
+
+
+async def all_of(content: Content, *part: int) -> bytes:
+    async with aclosing(content.read(*part)) as pieces:
+        return b"".join([piece async for piece in pieces])
+
+
+def keys_at(url: str) -> list[bytes]:
+    with redis.Redis.from_url(url) as client:
+        return client.keys("*")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture(params=["path", "base64", "blob"])
+def source(request: pytest.FixtureRequest, redis_url: str, root: Path, run: Callable[..., Any]) -> dict[str, str]:
+    """`DATA`, wherever it may come from."""
+
+    async def put() -> str:
+        async with AsyncBus(redis_url) as bus:
+            return await bus.blob(DATA)
+
+    match request.param:
+        case "path":
+            (root / "data.bin").write_bytes(DATA)
+            return {"path": str(root / "data.bin")}
+        case "base64":
+            return {"base64": base64.b64encode(DATA).decode()}
+    return {"blob": run(put())}
+
+
+def test_a_source_is_read_whole_in_parts_and_at_many_places_at_once(source, redis_url, root, run):
+    async def main() -> None:
+        async with (
+            depot_at(redis_url, file_roots=(str(root),)) as depot,
+            depot.open(source, param="request.source") as content,
+        ):
+            assert content.size == len(DATA)
+            assert await all_of(content) == DATA
+            assert await all_of(content, 5, 10) == DATA[5:15]
+            assert await all_of(content, CHUNK - 1, 3) == DATA[CHUNK - 1 : CHUNK + 2]
+            assert await all_of(content, len(DATA) - 2, 100) == DATA[-2:]
+            assert await all_of(content, 0, 0) == b""
+            step = 100_001
+            parts = await asyncio.gather(*(all_of(content, at, step) for at in range(0, len(DATA), step)))
+            assert b"".join(parts) == DATA
+            async with aclosing(content.read()) as pieces:
+                assert max([len(piece) async for piece in pieces]) <= CHUNK
+
+    run(main())
+
+
+def test_size_and_digest_are_held_to_what_was_announced(source, redis_url, root, run):
+    async def main() -> None:
+        async with depot_at(redis_url, file_roots=(str(root),)) as depot:
+            right = {"size": len(DATA), "sha256": hashlib.sha256(DATA).hexdigest().upper()}
+            async with depot.open(source | right, param="p"):
+                pass
+            for wrong, name in ({"size": len(DATA) + 2}, "size"), ({"sha256": "0" * 64}, "sha256"):
+                with pytest.raises(InvalidRequest) as caught:
+                    async with depot.open(source | wrong, param="p"):
+                        pass
+                assert caught.value.param == f"p.{name}"
+            with pytest.raises(PayloadTooLarge):
+                async with depot.open(source, param="p", max_bytes=len(DATA) - 1):
+                    pass
+
+    run(main())
+
+
+async def pieces_of(*pieces: bytes, error: Exception | None = None) -> AsyncGenerator[bytes, None]:
+    for piece in pieces:
+        yield piece
+    if error is not None:
+        raise error
+
+
+def test_a_download_becomes_a_blob_that_the_producer_reads(redis_url, run):
+    async def main() -> None:
+        said: list[tuple[int, int | None]] = []
+
+        async def progress(done: int, total: int | None) -> None:
+            said.append((done, total))
+
+        async with depot_at(redis_url) as depot, AsyncBus(redis_url) as bus:
+            download = Download(pieces_of(DATA[:10], DATA[10:]), media_type="audio/mpeg", size=len(DATA))
+            kept = await depot.keep(download, None, param="to", progress=progress)
+            assert kept == {
+                "object": "blob",
+                "id": kept["id"],
+                "bytes": len(DATA),
+                "media_type": "audio/mpeg",
+                "filename": "file.mpga",
+                "sha256": hashlib.sha256(DATA).hexdigest(),
+                "expires_at": kept["expires_at"],
+            }
+            assert said == [(10, len(DATA)), (len(DATA), len(DATA))]
+            assert b"".join([piece async for piece in bus.read_blob(kept["id"])]) == DATA
+            async with depot.open({"blob": kept["id"]}, param="p") as content:
+                assert await all_of(content) == DATA
+            assert await bus.delete_blob(kept["id"])
+            assert not await bus.delete_blob(kept["id"])
+
+    run(main())
+    assert keys_at(redis_url) == []
