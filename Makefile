@@ -17,11 +17,19 @@ DEV := $(VENV)/.installed-dev
 PEER := .cache/peers/litellm
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: help demo test peers lint format clean
+# The chaos run: tasks that are sent, seconds for which faults strike, worker processes. SEED=N repeats the plan
+# of a run, JSON=1 prints the result as JSON.
+TASKS ?= 1000
+SECONDS ?= 30
+WORKERS ?= 4
+
+.PHONY: help demo test chaos peers lint format clean
 
 help:
 	@echo "make demo    a task through a private Redis and a worker, streamed to this terminal"
 	@echo "make test    all tests; make test PYTEST_ARGS='-k embedded' some of them"
+	@echo "make chaos   tasks under kills, freezes, restarts and provider faults, and a check of all that happened;"
+	@echo "             make chaos TASKS=5000 SECONDS=120 WORKERS=4 SEED=7 JSON=1"
 	@echo "make peers   the bus in front of a server that nobody here wrote: LiteLLM's proxy"
 	@echo "make lint    ruff, mypy, import contracts"
 	@echo "make format  what ruff can mend by itself"
@@ -32,6 +40,11 @@ demo: $(RUN)
 
 test: $(DEV)
 	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+# Its own line about how far it is goes to stderr, the result to stdout; it fails where anything is violated.
+chaos: $(DEV)
+	@PYTHONPATH=ops $(VENV)/bin/python -m chaos --tasks $(TASKS) --seconds $(SECONDS) --workers $(WORKERS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
 
 peers: $(DEV) $(PEER)/.installed
 	$(VENV)/bin/python -m pytest tests/peers $(PYTEST_ARGS)

@@ -2,6 +2,14 @@
 
     make chaos TASKS=5000 SECONDS=120
 
+It ends with a table, or with `JSON=1` with the same as JSON, and fails where any rule of `checker` is broken; then the
+record and the workers' logs stay in a folder that it names. `SEED=N` repeats the plan of a run: its tasks,
+and the order of its faults, though not the moment in which each of them strikes.
+
+A recovery is the time from a kill until a task that was running there is running again, or over. It begins with the
+dead worker's lease (`fleet.LEASE`). It is longer where its next worker dies, too, or where Redis is away in between:
+then all leases have run out, and each worker is given one more to come back, before anybody is taken for dead.
+
 | module      | what it is                                                                            |
 | ----------- | ------------------------------------------------------------------------------------- |
 | history     | what happened: promises, provider calls, messages, logs, RQ's records, incidents        |

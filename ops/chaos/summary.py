@@ -91,7 +91,13 @@ def table(summary: dict[str, Any], violations: Sequence[Violation]) -> str:
             lines += [f"  {key:<{width + 20}}{count:>8}" for key, count in value.items()]
         else:
             lines.append(f"{name:<{width + 22}}{'-' if value is None else value:>8}")
-    lines += ["", *(f"{violation.kind}: {violation.task} {violation.what}" for violation in violations[:TOLD])]
+    lines += [
+        "",
+        *(
+            f"{' '.join(filter(None, (f'{violation.kind}:', violation.task, violation.what)))}"
+            for violation in violations[:TOLD]
+        ),
+    ]
     if len(violations) > TOLD:
         lines.append(f"… and {len(violations) - TOLD} more")
     return "\n".join(lines).rstrip()
