@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -67,6 +69,13 @@ class BadLine:
     def die(self) -> None:
         """Nothing comes through any more, and nobody is told; whoever connects anew gets a new line."""
         self._dead |= self._lines
+
+    def reset_all(self) -> None:
+        """All lines are reset, as by a host that has forgotten them; whoever connects anew gets a new one."""
+        for line in self._lines:
+            at_once = struct.pack("ii", 1, 0)
+            line.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            line.transport.abort()
 
     def cut_all(self) -> None:
         """All lines are closed; whoever connects anew gets a new one."""

@@ -86,7 +86,24 @@ def own_connection(client: redis.asyncio.Redis) -> Any:
     """
     pool = client.connection_pool
     options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, "protocol": 2}
-    return pool.connection_class(**{**pool.connection_kwargs, **options})
+    return resettable(pool.connection_class)(**{**pool.connection_kwargs, **options})
+
+
+def resettable(kind: Any) -> Any:
+    """A kind of redis-py's asyncio connections whose peer may reset it at any time, on any loop.
+
+    Where the peer has reset an idle connection, uvloop answers the next write with a RuntimeError; asyncio, and whoever
+    mends connections, knows an OSError.
+    """
+
+    class Resettable(kind):  # type: ignore[misc] # which it is, the caller says
+        async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            try:
+                await super().send_packed_command(command, check_health)
+            except RuntimeError as exc:
+                raise redis.ConnectionError("the connection to Redis was reset") from exc
+
+    return Resettable
 
 
 def address(client: redis.asyncio.Redis) -> str:

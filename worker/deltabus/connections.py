@@ -9,6 +9,8 @@ import redis.asyncio
 from redis.connection import SSLConnection, UnixDomainSocketConnection
 from rq.connections import get_connection_kwargs
 
+from deltabus.commit import resettable
+
 #: What a blocking client's pool may hold that means nothing to, or is of another kind in, an asyncio one.
 _NOT_PORTABLE: Final = ("retry", "retry_on_error", "parser_class", "socket_timeout", "decode_responses", "encoding")
 
@@ -22,4 +24,5 @@ def asynchronous(connection: redis.Redis, **overrides: Any) -> redis.asyncio.Red
     elif issubclass(pool.connection_class, UnixDomainSocketConnection):
         kind = redis.asyncio.UnixDomainSocketConnection
     kwargs = {key: value for key, value in get_connection_kwargs(connection).items() if key not in _NOT_PORTABLE}
-    return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(connection_class=kind, **kwargs, **overrides))
+    options = {"connection_class": resettable(kind), **kwargs, **overrides}
+    return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))
