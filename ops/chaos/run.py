@@ -32,7 +32,7 @@ from chaos.provider import Provider
 from chaos.proxy import Proxy
 from chaos.subscribers import Followers, Observer
 from chaos.summary import summarise, table
-from deltabus import AsyncBus, keys
+from deltabus import AsyncBus, connections, keys
 from deltabus.embedded import EmbeddedRedis
 
 #: Part of the run in which tasks are sent; the rest sees faults strike what is left.
@@ -63,6 +63,9 @@ PASSING: Final = (
     f"{keys.PREFIX}:*:cancel",
 )
 
+#: Fields in which a job's hash keeps account of it while it waits or runs.
+NOTES: Final = frozenset({"deltabus_open", "deltabus_lost", "deltabus_failures"})
+
 #: RQ's registries of what has ended, and of what has not.
 REGISTRIES: Final = ("finished", "failed", "canceled", "scheduled", "deferred", "wip")
 
@@ -90,12 +93,11 @@ class Run:
             assert port is not None
             clients = await stack.enter_async_context(Proxy(port))
             bus = await stack.enter_async_context(AsyncBus(clients.url))
-            plain = redis.asyncio.Redis.from_url(
-                clients.url, retry=redis.asyncio.retry.Retry(NoBackoff(), 0), socket_timeout=10
-            )
-            stack.push_async_callback(plain.aclose)
             blocking = redis.Redis.from_url(clients.url, retry=Retry(NoBackoff(), 0), socket_timeout=10)
             stack.callback(blocking.close)
+            once = redis.asyncio.retry.Retry(NoBackoff(), 0)
+            plain = connections.asynchronous(blocking, retry=once, socket_timeout=10)
+            stack.push_async_callback(plain.aclose)
             observer = Observer(server.url)  # a silent connection would deafen it for good
             await observer.start()
             fleet = Fleet(port, self._workers, self._folder, provider.tables)
@@ -181,7 +183,7 @@ class Run:
                     status=job.get(b"status", b"").decode(),
                     registries=frozenset(registries.get(task, ())),
                     results=tuple(int(fields[b"type"]) for _, fields in results),
-                    notes=frozenset(name.decode() for name in job if name.startswith(keys.PREFIX.encode())),
+                    notes=NOTES & {name.decode() for name in job},
                 )
         history.leftovers = await self._passing(client)
         # Those of workers that have left run out by themselves.
