@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from rq.command import (
     send_kill_horse_command,
@@ -166,6 +168,22 @@ def test_a_cancel_key_ends_a_running_job_even_if_its_announcement_was_lost(site,
         site.redis.set(keys.cancel(job.id), "enough")
         assert site.ending(job.id).reason == "enough"
     assert site.fetch(job).get_status() is JobStatus.CANCELED
+    assert site.leftovers() == set()
+
+
+def test_a_cancel_key_ends_a_silent_job_under_rqs_own_worker_too(site, monkeypatch):
+    monkeypatch.setenv("DELTABUS_HEARTBEAT_INTERVAL", "0.1")
+    job = site.enqueue(script=SILENT)
+
+    def cancel() -> None:
+        site.streams(job.id)
+        site.redis.set(keys.cancel(job.id), "enough")
+
+    with ThreadPoolExecutor() as thread:
+        cancelling = thread.submit(cancel)
+        site.work_simply()
+        cancelling.result()
+    assert site.ending(job.id).reason == "enough"
     assert site.leftovers() == set()
 
 

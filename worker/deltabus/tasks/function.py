@@ -67,8 +67,10 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
     async with connections.asynchronous(job.connection) as redis:
         log = Log(redis, settings)
         depot = Depot(redis, settings)
+        engine = Engine(log, registry, depot, settings)
+        heart = asyncio.create_task(_beat(engine, settings.heartbeat_interval))
         try:
-            ending = await Engine(log, registry, depot, settings).run(
+            ending = await engine.run(
                 Run(
                     task=job.id,
                     queue=job.origin,
@@ -83,6 +85,7 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
                 )
             )
         finally:
+            heart.cancel()
             await log.aclose()
             await registry.aclose()
             await depot.aclose()
@@ -92,6 +95,13 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
         raise TaskCancelled(job.id, ending.reason)
     assert isinstance(ending, Failed | LeftToRQ)  # nobody hands back or parks here
     raise TaskFailed(job.id, ending.error)
+
+
+async def _beat(engine: Engine, interval: float) -> None:
+    """Keep the log's lease, and hear of a cancel while the provider is silent: RQ's worker does neither."""
+    while True:
+        await asyncio.sleep(interval)
+        await engine.renew()
 
 
 def _ends_at(job: Job) -> float:
