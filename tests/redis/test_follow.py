@@ -8,7 +8,7 @@ import pytest
 from badline import over_bad_line
 from bench import TASK, bench, chunk, completed, flushed
 
-from deltabus import commit, events, feed, follow, keys, session
+from deltabus import commit, events, feed, follow, keys
 from deltabus.errors import (
     BusUnavailable,
     InvalidRequest,
@@ -271,7 +271,6 @@ def test_a_subscriber_whose_line_goes_dead_without_a_word_gets_a_new_one(redis_u
 
 @pytest.mark.parametrize("outage", [60.0, 0.0])
 def test_an_outage_is_waited_out_for_a_while(redis_url, run, monkeypatch, outage):
-    monkeypatch.setattr(session, "PATIENCE", 0.0)
     monkeypatch.setattr(follow, "OUTAGE", outage)
     monkeypatch.setattr(feed, "SILENCE", 0.05)
     given_up = asyncio.Event()
@@ -283,7 +282,7 @@ def test_an_outage_is_waited_out_for_a_while(redis_url, run, monkeypatch, outage
     monkeypatch.setattr(commit.GroupCommit, "_give_up", give_up)
 
     async def main():
-        async with over_bad_line(redis_url, whose="bus") as (b, line):
+        async with over_bad_line(redis_url, whose="bus", redis_timeout=0.3) as (b, line):
             attempt = await b.begin()
             subscriber = asyncio.create_task(b.collect())
             await b.subscribers(1)

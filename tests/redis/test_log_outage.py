@@ -216,9 +216,9 @@ def test_what_piles_up_goes_out_in_portions(redis_url, run, monkeypatch):
             group = commit.GroupCommit(client, LOG)
             exchange = group._exchange
 
-            async def counted() -> Any:
+            async def counted(seconds: float) -> Any:
                 sent.append(sum(len(packed) for _, packed in group._unanswered))
-                return await exchange()
+                return await exchange(seconds)
 
             group._exchange = counted
             echo = [commit.pack_command("ECHO", bytes([65 + n % 26]) * 300) for n in range(50)]

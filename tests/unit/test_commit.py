@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import redis.asyncio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltabus import keys, scripts
@@ -13,6 +13,7 @@ from deltabus.commit import address, own_connection, pack_command
 words = st.one_of(st.binary(max_size=50), st.text(max_size=50), st.integers(-(2**63), 2**63))
 
 
+@settings(deadline=None)
 @given(st.lists(words, max_size=8))
 def test_a_command_is_packed_as_redis_py_would(arguments):
     connection = redis.Connection()

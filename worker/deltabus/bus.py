@@ -120,8 +120,8 @@ class AsyncBus:
             InvalidRequest: something breaks a rule; `param` names it. The worker checks the rest of the request.
             PayloadTooLarge: the envelope is over `max_request_bytes`.
             TaskExists: `task_id` is taken.
-            BusUnavailable: Redis cannot be reached. The task may have been accepted all the same: with a
-                `task_id` of your own it is safe to try again.
+            BusUnavailable: Redis was away for `redis_timeout` seconds. The task may have been accepted all the
+                same: with a `task_id` of your own it is safe to try again, and `TaskExists` says that it was.
         """
         body = {**(request or {}), **request_fields}
         if messages is not None:

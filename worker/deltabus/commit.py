@@ -42,6 +42,9 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 #: Seconds to wait for the answers to one pipeline before it is sent again on a new connection.
 REPLY_TIMEOUT: Final = 10.0
 
+#: Seconds that it may take at the least, where there is little time left to wait for Redis.
+LEAST_TIMEOUT: Final = 0.05
+
 #: Seconds that `aclose` gives to what is pending.
 FLUSH_TIMEOUT: Final = 5.0
 
@@ -154,7 +157,8 @@ class GroupCommit:
     Args:
         client: gives the address and the credentials; the connection is not taken from its pool.
         scripts: those that items call.
-        patience: seconds for which Redis may be away until items are given up; None: for ever.
+        patience: seconds for which Redis may be away until items are given up; None: for ever. One that does not
+            answer is given half of it, and the other half on a new connection.
     """
 
     def __init__(
@@ -220,11 +224,13 @@ class GroupCommit:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            if failures == 0:
+                since = clock()
             try:
-                reason = await self._exchange()
+                reason = await self._exchange(self._timeout(clock() - since))
             except (RedisError, OSError) as exc:
                 await self._connection.disconnect(nowait=True)
-                reason = str(exc) or type(exc).__name__
+                reason = str(exc) or "it does not answer"
             if reason is None:
                 if failures > 1 and self._patience is None:
                     _log.info("Redis at %s is back", self._address)
@@ -232,7 +238,6 @@ class GroupCommit:
                 continue
             failures += 1
             if failures == 1:
-                since = clock()
                 continue  # Perhaps no more than a connection that had been idle for too long.
             if failures == 2 and self._patience is None:
                 _log.warning("Redis at %s is away, trying until it is back: %s", self._address, reason)
@@ -242,7 +247,15 @@ class GroupCommit:
                 continue
             first, longest = BACKOFF
             jitter = random.uniform(0.5, 1.0)  # noqa: S311  It spreads workers, it hides nothing.
-            await asyncio.sleep(min(longest, first * 2 ** min(failures, 16)) * jitter)
+            pause = min(longest, first * 2 ** min(failures, 16)) * jitter
+            left = pause if self._patience is None else max(0.0, self._patience - (clock() - since))
+            await asyncio.sleep(min(pause, left))
+
+    def _timeout(self, away: float) -> float:
+        """Seconds that the next exchange may take, after Redis has been away for so many."""
+        if self._patience is None:
+            return REPLY_TIMEOUT
+        return max(LEAST_TIMEOUT, min(self._patience / 2, self._patience - away))
 
     def _form(self) -> None:
         """Add to what is unanswered what is ready, up to `BATCH_BYTES`."""
@@ -254,15 +267,15 @@ class GroupCommit:
                 self._unanswered.append((item, packed))
                 size += len(packed)
 
-    async def _exchange(self) -> str | None:
-        """Send what is unanswered and hand out the replies.
+    async def _exchange(self, seconds: float) -> str | None:
+        """Send what is unanswered and hand out the replies, within so many seconds.
 
         Returns:
             why some of it has to be sent again; None if all is answered.
         """
         connection = self._connection
         # One timeout around it all: redis-py's own, one for every reply, cost more than the replies.
-        async with asyncio.timeout(REPLY_TIMEOUT):
+        async with asyncio.timeout(seconds):
             if not connection.is_connected:
                 await connection.connect()
                 self._scripts_loaded = False
@@ -294,7 +307,7 @@ class GroupCommit:
             return exc
 
     def _give_up(self, reason: str) -> None:
-        error = BusUnavailable(f"Redis at {self._address} cannot be reached: {reason}")
+        error = BusUnavailable(f"Redis at {self._address} is away: {reason}")
         items = [*(item for item, _ in self._unanswered), *self._ready]
         self._unanswered = []
         self._ready.clear()

@@ -3,7 +3,7 @@
     DeltabusError
     ├── ConfigError              settings, routes, plugins: fix the configuration
     ├── BusError                 what a producer or a subscriber meets
-    │   ├── BusUnavailable       Redis cannot be reached
+    │   ├── BusUnavailable       Redis is away
     │   ├── TaskNotFound         neither RQ nor a log knows the task id
     │   ├── TaskExists           the task id is taken
     │   ├── BlobNotFound         there is no blob of this id, or no longer
@@ -75,7 +75,10 @@ class BusError(DeltabusError):
 
 
 class BusUnavailable(BusError):
-    """Redis cannot be reached; the message names the address (never a password) and the cause."""
+    """Redis is away: it cannot be reached, does not answer, loads its data, is a replica, or is out of memory.
+
+    The message names the address (never a password) and the cause.
+    """
 
 
 class TaskNotFound(BusError):

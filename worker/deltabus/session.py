@@ -12,12 +12,6 @@ from deltabus.records import Records, RQKeys
 from deltabus.scripts import BUS
 from deltabus.settings import Settings
 
-#: Seconds for which Redis may be away until a call fails; what it was doing then may or may not have happened.
-PATIENCE = 2.0
-
-#: Seconds that one try to connect may take.
-CONNECT_TIMEOUT = 5.0
-
 
 class Session:
     """The connections of one bus, on the loop on which it was made. They are opened when they are needed.
@@ -28,10 +22,10 @@ class Session:
 
     def __init__(self, settings: Settings, client: redis.asyncio.Redis | None = None) -> None:
         if client is None:
-            client = redis.asyncio.Redis.from_url(settings.redis_url, socket_connect_timeout=CONNECT_TIMEOUT)
+            client = redis.asyncio.Redis.from_url(settings.redis_url)
         self.settings = settings
         self.names = RQKeys(settings.rq_key_prefix)
-        self.commit = GroupCommit(client, BUS, patience=PATIENCE)
+        self.commit = GroupCommit(client, BUS, patience=settings.redis_timeout)
         self.blobs = Blobs(self.commit)
         self.records = Records(self.commit, self.names)
         self._feed = Feed(client)

@@ -77,6 +77,9 @@ class Settings:
     """
 
     redis_url: str = field(default="redis://localhost:6379/0", repr=False)
+    #: For how long a call of a producer or a subscriber waits for a Redis that is away; then it fails. Workers wait
+    #: for ever.
+    redis_timeout: float = 5.0
     #: Queues to work on, highest priority first.
     queues: tuple[str, ...] = ("chat", "file")
     #: Attempts that one process runs at once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Final
 
@@ -21,6 +22,12 @@ UNREACHABLE: Final = 3
 INTERRUPTED: Final = 130
 #: 128 + SIGPIPE: the reader of the output is gone.
 PIPE: Final = 141
+
+
+#: Words of a Redis that can be reached, and takes nothing at present.
+_ANSWERS: Final = re.compile(
+    r"loading the dataset|maxmemory|read only replica|READONLY|OOM|MISCONF|MASTERDOWN|NOREPLICAS"
+)
 
 
 def code(error: BaseException) -> int:
@@ -63,6 +70,8 @@ def _line(message: str) -> str:
 
 
 def _unreachable(message: str) -> str:
+    if _ANSWERS.search(message):
+        return _line(f"{message.rstrip('.')}; it is there: try again, or see what ails it with `deltabus check`")
     return _line(f"{message.rstrip('.')}; start one with `deltabus dev`, or name yours with --redis URL")
 
 

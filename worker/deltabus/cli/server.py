@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from deltabus.errors import BusUnavailable
 from deltabus.settings import Settings
@@ -10,12 +10,11 @@ from deltabus.settings import Settings
 if TYPE_CHECKING:
     from redis import Redis
 
-#: Seconds that the server may take to accept a connection, and to answer.
-PATIENCE: Final = 5.0
-
 
 def connect(settings: Settings) -> Redis:
     """A client that has been answered; it retries nothing, so that a person is not kept waiting.
+
+    Its commands fail after `redis_timeout`.
 
     Raises:
         BusUnavailable: the server cannot be reached, or does not let us in.
@@ -26,7 +25,10 @@ def connect(settings: Settings) -> Redis:
     from redis.retry import Retry
 
     client = Redis.from_url(
-        settings.redis_url, socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE, retry=Retry(NoBackoff(), 0)
+        settings.redis_url,
+        socket_connect_timeout=settings.redis_timeout,
+        socket_timeout=settings.redis_timeout,
+        retry=Retry(NoBackoff(), 0),
     )
     # Bytes, whatever the URL says of decoding: not everything in Redis is text.
     client.connection_pool.connection_kwargs["decode_responses"] = False
