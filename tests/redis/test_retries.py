@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from rq.job import JobStatus
+from rq.scheduler import RQScheduler
 
 from deltabus import errors
 from deltabus.errors import TaskError
@@ -301,6 +302,22 @@ def test_a_long_wait_takes_no_slot_and_whoever_comes_first_goes_on(site, provide
     with site.worker(settings=one_at_a_time):
         assert isinstance(site.ending(parked.id), Completed)
     assert site.story(parked.id) == ["started", "retrying", "started", "delta", "completed"]
+
+
+def test_rqs_own_scheduler_releases_it_too(site, provider, settings):
+    provider.script(refuses(429, retry_after="60"), HELLO)
+    with site.worker(settings=settings(park_after=1.0)):
+        job = enqueue(site, asks("429"))
+        site.until(lambda: job.id in site.queue().scheduled_job_registry)
+    site.redis.zadd("rq:scheduled:chat", {job.id: 1})
+    scheduler = RQScheduler([site.queue()], connection=site.redis, serializer="json")
+    scheduler.acquire_locks()
+    scheduler.enqueue_scheduled_jobs()
+    scheduler.release_locks()
+    assert site.queue().get_job_ids() == [job.id]
+    with site.worker(settings=settings()):
+        assert isinstance(site.ending(job.id), Completed)
+    assert site.log(job.id)[-2].attempt == 2
 
 
 def test_failures_are_counted_across_long_waits(site, provider, settings):
