@@ -8,6 +8,8 @@ from deltabus.http.client import Client, Decoder
 from deltabus.http.config import Config, Timeouts
 from deltabus.http.endpoint import Endpoint
 from deltabus.http.inflate import Inflater
+from deltabus.http.multipart import Form
+from deltabus.http.outgoing import Outgoing
 from deltabus.http.sse import SSEDecoder
 from deltabus.http.transport import Exchange, Transport
 from deltabus.http.watchdog import Watchdog
@@ -20,7 +22,9 @@ __all__ = [
     "DocumentDecoder",
     "Endpoint",
     "Exchange",
+    "Form",
     "Inflater",
+    "Outgoing",
     "SSEDecoder",
     "Timeouts",
     "Transport",

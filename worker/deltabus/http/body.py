@@ -1,4 +1,4 @@
-"""The body of a request: what the settings add to the producer's, and how it is written. Pure."""
+"""Bodies: what the settings add to the producer's, how a request's is written and an answer's is read. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from deltabus.provider import InvalidRequest
+from deltabus.http import errors
+from deltabus.provider import InvalidRequest, ProviderProtocol
 
 
 def merge(
@@ -50,3 +51,18 @@ def encode(document: Any) -> bytes:
         return msgspec.json.encode(document)
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidRequest(f"the request cannot be written as JSON: {exc}", param="request") from exc
+
+
+def decode(data: bytes) -> Any:
+    """The body of a 2xx that is to be JSON.
+
+    Raises:
+        TaskError: it is not, or it is an error all the same.
+    """
+    try:
+        answer = msgspec.json.decode(data)
+    except (ValueError, RecursionError) as exc:
+        raise ProviderProtocol("it answers, but not with JSON: base_url is probably wrong") from exc
+    if (error := errors.find(answer)) is not None:
+        raise errors.from_body(error)
+    return answer

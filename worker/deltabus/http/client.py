@@ -6,14 +6,15 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Protocol
 
 import httpx
-import msgspec
 
-from deltabus.http import body, errors, headers
+from deltabus.http import body, download, errors, headers
 from deltabus.http.config import Config, Timeouts
+from deltabus.http.outgoing import Outgoing
 from deltabus.http.transport import Exchange, Transport
 from deltabus.http.watchdog import Watchdog
 from deltabus.provider import (
@@ -22,11 +23,10 @@ from deltabus.provider import (
     Chunk,
     Completion,
     DeadlineExceeded,
+    Download,
     Health,
     NotFound,
-    PayloadTooLarge,
     Permission,
-    ProviderProtocol,
     ProviderTimeout,
     Request,
     StreamTruncated,
@@ -137,7 +137,7 @@ class Client:
         method: str,
         url: httpx.URL,
         request: Request | None = None,
-        content: bytes = b"",
+        content: bytes | Outgoing = b"",
         *,
         extra: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
@@ -148,7 +148,7 @@ class Client:
             method: GET, POST, …
             url: see `Endpoint.url`.
             request: the producer's headers and deadline count.
-            content: the body.
+            content: the body, which is closed with the exchange where it is streamed.
             extra: headers of this request alone, such as its Content-Type; they win.
             timeouts: in place of those configured.
 
@@ -165,6 +165,8 @@ class Client:
         finally:
             if exchange is not None:
                 await exchange.aclose()
+            if isinstance(content, Outgoing):
+                await content.aclose()
 
     async def json(
         self,
@@ -173,26 +175,37 @@ class Client:
         request: Request | None = None,
         document: Any = None,
         *,
+        extra: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
+        limit: int | None = None,
     ) -> Any:
-        """Ask, and return the answer, decoded. Arguments and errors are those of `open`.
+        """Ask, and return the answer, decoded; None where it is a 204.
+
+        Args:
+            method, url, request, extra, timeouts: see `open`.
+            document: what is sent as JSON; an `Outgoing` as it is.
+            limit: bytes of the answer, in place of `max_answer_bytes`.
 
         Raises:
-            TaskError: also where the answer is not JSON, larger than `max_answer_bytes`, or an error in a 200.
+            TaskError: also where the answer is not JSON, too large, or an error in a 200.
         """
-        content = b"" if document is None else body.encode(document)
-        async with self.open(method, url, request, content, timeouts=timeouts) as exchange:
-            limit = self._config.max_answer_bytes
-            data = await _read(exchange, limit + 1)
-            if len(data) > limit:
-                raise PayloadTooLarge(f"the answer has more than {limit} bytes (max_answer_bytes)")
-            try:
-                answer = msgspec.json.decode(data)
-            except (ValueError, RecursionError) as exc:
-                raise ProviderProtocol("it answers, but not with JSON: base_url is probably wrong") from exc
-            if (error := errors.find(answer)) is not None:
-                raise errors.from_body(error)
-            return answer
+        content = document if isinstance(document, Outgoing) else b"" if document is None else body.encode(document)
+        async with self.open(method, url, request, content, extra=extra, timeouts=timeouts) as exchange:
+            if exchange.status == HTTPStatus.NO_CONTENT:
+                return None
+            return body.decode(await exchange.whole(limit or self._config.max_answer_bytes))
+
+    async def download(
+        self,
+        method: str,
+        url: httpx.URL,
+        request: Request,
+        content: bytes = b"",
+        *,
+        judge: Callable[[str, bytes], object] | None = None,
+    ) -> Download:
+        """Ask for bytes, of any type. Arguments and errors are those of `open` and `deltabus.http.download.begin`."""
+        return await download.begin(self.open(method, url, request, content, extra={"Accept": "*/*"}), judge)
 
     async def check(self, url: httpx.URL, names: Callable[[Any], Sequence[str] | None]) -> Health:
         """All of a provider's `check`: ask for the list of models.
@@ -227,7 +240,7 @@ class Client:
         method: str,
         url: httpx.URL,
         request: Request | None,
-        content: bytes,
+        content: bytes | Outgoing,
         *,
         extra: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,

@@ -12,8 +12,11 @@ import math
 import os
 import socket
 import ssl
+import struct
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -24,9 +27,11 @@ from httpx_aiohttp import AiohttpTransport
 
 from deltabus.http.config import Config
 from deltabus.http.inflate import Inflater
+from deltabus.http.outgoing import Outgoing
 from deltabus.http.watchdog import Watchdog
 from deltabus.provider import (
     Internal,
+    PayloadTooLarge,
     ProviderProtocol,
     ProviderTimeout,
     ProviderUnavailable,
@@ -56,7 +61,7 @@ FOREIGN = (
 class Exchange:
     """An answer that has begun. Whoever opened it closes it."""
 
-    def __init__(self, response: httpx.Response, watchdog: Watchdog, address: str) -> None:
+    def __init__(self, response: httpx.Response, watchdog: Watchdog, address: str, line: _Line) -> None:
         self.status = response.status_code
         #: Of the answer; names are found in any case.
         self.headers: Mapping[str, str] = response.headers
@@ -65,6 +70,8 @@ class Exchange:
         self._response = response
         self._watchdog = watchdog
         self._address = address
+        #: The request's body may still be on its way.
+        self._line = line
         self._chunks: AsyncIterator[bytes] = aiter(cast(httpx.AsyncByteStream, response.stream))
         self._began = False
         encoding = response.headers.get("content-encoding", "").strip().lower()
@@ -105,9 +112,29 @@ class Exchange:
                 return data
             self._inflater.push(data)
 
+    async def whole(self, limit: int) -> bytes:
+        """All of the body.
+
+        Raises:
+            TaskError: as `read`; `PayloadTooLarge`, where it has more than `limit` bytes.
+        """
+        data = bytearray()
+        while piece := await self.read():
+            data += piece
+            if len(data) > limit:
+                raise PayloadTooLarge(f"the answer has more than {limit} bytes (max_answer_bytes)")
+        return bytes(data)
+
+    @property
+    def media_type(self) -> str:
+        """Of the body: lower case, without parameters; empty where the server names none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
     async def aclose(self) -> None:
         """Close the connection at once, unless the body was read to its end."""
         self._watchdog.close()
+        if self._line.body is not None and not self._line.body.complete:
+            self._line.reset()
         try:
             await self._chunks.aclose()  # type: ignore[attr-defined]  # An asynchronous generator.
         finally:
@@ -116,6 +143,39 @@ class Exchange:
     def _cut_off(self) -> None:
         """Close the connection under a read, which then fails."""
         self._cut = asyncio.get_running_loop().create_task(self._response.aclose())
+
+
+class _Line:
+    """The connection that a request got, so that it can be reset: closing it would send first what it still holds."""
+
+    def __init__(self, body: Outgoing | None) -> None:
+        #: What is streamed over it.
+        self.body = body
+        self.transport: asyncio.Transport | None = None
+
+    def reset(self) -> None:
+        """Drop what was not sent, and have the other side told at once."""
+        if self.transport is None:
+            return
+        if (open_socket := self.transport.get_extra_info("socket")) is not None:
+            with suppress(OSError):
+                # On, for no time: closing sends RST.
+                open_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+
+#: Where a request that is being sent wants to be told of its connection.
+_LINE: ContextVar[_Line | None] = ContextVar("deltabus_http_line", default=None)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Tells whoever sends which connection it got."""
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        connection = await super().connect(*args, **kwargs)
+        if (line := _LINE.get()) is not None:
+            line.transport = connection.transport
+        return connection
 
 
 class Transport:
@@ -127,36 +187,52 @@ class Transport:
         # `pool` is aiohttp's limit for all of connecting: name, TCP, TLS. There is no pool to wait for.
         self._extensions: dict[str, Any] = {"timeout": {"connect": timeout, "pool": timeout}}
         context = _ssl_context(config)
-        connector = aiohttp.TCPConnector(
-            limit=0, ssl=context, keepalive_timeout=KEEPALIVE, socket_factory=_probed_socket
-        )
+        connector = _Connector(limit=0, ssl=context, keepalive_timeout=KEEPALIVE, socket_factory=_probed_socket)
         session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         proxy, self._proxy_headers = _proxy(config)
         self._transport = AiohttpTransport(client=session, verify=context, proxy=proxy)
 
     async def send(
-        self, method: str, url: httpx.URL, headers: Mapping[str, str], content: bytes, watchdog: Watchdog
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], content: bytes | Outgoing, watchdog: Watchdog
     ) -> Exchange:
         """Send a request; return when the answer's headers are here.
 
+        A body that is streamed ends when the exchange is closed, also where the answer came before all of it
+        was sent. Where it cannot be sent, its connection is reset at once.
+
         Raises:
             TaskError: there is no answer.
+            Exception: what the source of a streamed body raised.
         """
-        request = httpx.Request(
-            method, url, headers={**self._proxy_headers, **headers}, content=content, extensions=self._extensions
-        )
-        error = response = None
+        fields = {**self._proxy_headers, **headers}
+        if isinstance(content, Outgoing):
+            content.watchdog = watchdog
+            fields["Content-Length"] = str(content.size)
+            request = httpx.Request(method, url, headers=fields, stream=content, extensions=self._extensions)
+        else:
+            request = httpx.Request(method, url, headers=fields, content=content, extensions=self._extensions)
+        error: Exception | None = None
+        response = None
+        line = _Line(content if isinstance(content, Outgoing) else None)
         scope = watchdog.sending()
+        token = _LINE.set(line)
         try:
             async with scope:
                 response = await self._transport.handle_async_request(request)
         except FOREIGN as exc:
             error = watchdog.error() if scope.expired() else failure(exc, self._address)
+        finally:
+            _LINE.reset(token)
+            watchdog.sent()
+            if response is None and line.body is not None:
+                line.reset()
         if response is None:
             assert error is not None
+            if line.body is not None and not scope.expired():
+                error = _of_streamed(error, line.body, self._address)
             raise error
         try:
-            return Exchange(response, watchdog, self._address)
+            return Exchange(response, watchdog, self._address, line)
         except TaskError:
             await response.aclose()
             raise
@@ -184,6 +260,17 @@ def failure(exc: Exception, address: str, *, answering: bool = False) -> TaskErr
     cause = exc.__cause__ if mapped else exc
     error = _meaning(cause, address, answering=answering)
     error.__cause__ = cause.__cause__ if isinstance(cause, aiohttp.ClientResponseError) else exc
+    return error
+
+
+def _of_streamed(error: Exception, content: Outgoing, address: str) -> Exception:
+    """The error of a request with a streamed body: its source's own, or how far it got."""
+    if content.failure is not None:
+        return content.failure
+    if isinstance(error, ProviderUnavailable) and content.sent > 0 and not content.complete:
+        broken = ProviderUnavailable(f"{address} broke off after {content.sent} of the request's {content.size} bytes")
+        broken.__cause__ = error.__cause__
+        return broken
     return error
 
 

@@ -41,6 +41,8 @@ class Watchdog:
         self._first_byte = start + (timeouts.first_byte or math.inf)
         self._between_bytes = timeouts.between_bytes or math.inf
         self._phase = "first_byte"
+        #: Of `sending`, while it lasts.
+        self._scope: asyncio.Timeout | None = None
         #: When the wait under way is over; never, between waits.
         self._due = math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -54,6 +56,8 @@ class Watchdog:
     def sending(self) -> asyncio.Timeout:
         """A scope for sending the request and waiting for the answer's headers: `asyncio.timeout`'s.
 
+        A body that is streamed may take as long as it moves: `fetching`, `writing` and `written` tell of its way.
+
         Raises:
             TaskError: it is too late to begin.
         """
@@ -61,7 +65,25 @@ class Watchdog:
         due = min(self._first_byte, self._total)
         if due <= self._loop.time():
             raise self.error()
-        return asyncio.timeout_at(None if due == math.inf else due)
+        self._scope = asyncio.timeout_at(None if due == math.inf else due)
+        return self._scope
+
+    def fetching(self) -> None:
+        """The request's body waits for its source, which has limits of its own."""
+        self._postpone("first_byte", math.inf)
+
+    def writing(self) -> None:
+        """A step of the request's body goes out, or has gone: `between_bytes` counts."""
+        self._postpone("writing", self._between_bytes)
+
+    def written(self) -> None:
+        """The request's body has gone out: `first_byte` counts from here."""
+        self._first_byte = self._loop.time() + (self._timeouts.first_byte or math.inf)
+        self._postpone("first_byte", self._timeouts.first_byte or math.inf)
+
+    def sent(self) -> None:
+        """`sending` is over."""
+        self._scope = None
 
     def begin(self, most: float = math.inf, *, first: bool = False) -> None:
         """A read of the body begins.
@@ -104,11 +126,24 @@ class Watchdog:
         """What it means that the wait took too long."""
         if self._phase == "deadline":
             return DeadlineExceeded("the task's deadline passed before the answer was complete")
-        what = {"total": "the answer was not complete", "first_byte": "no answer began"}.get(
-            self._phase, "no byte came"
-        )
-        limit = getattr(self._timeouts, self._phase)
-        return ProviderTimeout(f"{what} in time (timeouts.{self._phase}" + (f" = {limit:g} s)" if limit else ")"))
+        what, key = {
+            "total": ("the answer was not complete", "total"),
+            "first_byte": ("no answer began", "first_byte"),
+            "writing": ("no more of the request was taken", "between_bytes"),
+        }.get(self._phase, ("no byte came", "between_bytes"))
+        limit = getattr(self._timeouts, key)
+        return ProviderTimeout(f"{what} in time (timeouts.{key}" + (f" = {limit:g} s)" if limit else ")"))
+
+    def _postpone(self, phase: str, seconds: float) -> None:
+        """Give what is under way in `sending` another time to be over."""
+        if self._scope is None or self._scope.expired():
+            return
+        due = self._loop.time() + seconds
+        self._phase = phase
+        if self._total < due:
+            self._phase = self._over
+            due = self._total
+        self._scope.reschedule(None if due == math.inf else due)
 
     def _arm(self) -> None:
         if self._timer is not None:

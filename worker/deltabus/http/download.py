@@ -1,0 +1,52 @@
+"""Bytes that a server is asked for, as they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import cast
+
+from deltabus.http import disposition
+from deltabus.http.transport import Exchange
+from deltabus.provider import Download
+
+
+async def begin(
+    opened: AbstractAsyncContextManager[Exchange], judge: Callable[[str, bytes], object] | None = None
+) -> Download:
+    """A download whose first bytes are here.
+
+    Args:
+        opened: see `Client.open`; left when the download is closed.
+        judge: is given the media type and the first bytes, and raises where they say that this is no answer.
+            Without it, whatever comes with a 2xx is what was asked for.
+
+    Raises:
+        TaskError: there is no answer.
+    """
+    pieces = _pieces(opened, judge)
+    # Now, and not when somebody reads: errors are the call's, and only an iterator that has begun can be closed.
+    exchange = cast("Exchange", await anext(pieces))
+    found = exchange.headers
+    size = found.get("content-length", "")
+    plain = found.get("content-encoding", "").strip().lower() in ("", "identity")
+    return Download(
+        cast("AsyncGenerator[bytes]", pieces),
+        media_type=found.get("content-type", "").strip() or "application/octet-stream",
+        size=int(size) if plain and size.isascii() and size.isdigit() else None,
+        name=disposition.filename(found.get("content-disposition", "")),
+    )
+
+
+async def _pieces(
+    opened: AbstractAsyncContextManager[Exchange], judge: Callable[[str, bytes], object] | None
+) -> AsyncGenerator[bytes | Exchange]:
+    """The exchange, once its first bytes are here; then all of its bytes."""
+    async with opened as exchange:
+        piece = await exchange.read()
+        if judge is not None:
+            judge(exchange.media_type, piece)
+        yield exchange
+        while piece:
+            yield piece
+            piece = await exchange.read()
