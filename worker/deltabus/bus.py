@@ -94,6 +94,7 @@ class AsyncBus:
         headers: Mapping[str, str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         trace: str | None = None,
+        attachments: Iterable[Mapping[str, Any]] | None = None,
         **request_fields: Any,
     ) -> AsyncTask:
         """Put a chat task on the queue.
@@ -115,6 +116,8 @@ class AsyncBus:
             headers: extra HTTP headers for the provider; never credentials.
             metadata: notes of your own; not sent to the provider.
             trace: W3C `traceparent`.
+            attachments: what goes with the messages, as `{"source": {"url": "https://…"}, "as": "image"}`; the worker
+                fetches it. See `blob` for bytes of your own.
 
         Raises:
             InvalidRequest: something breaks a rule; `param` names it. The worker checks the rest of the request.
@@ -140,6 +143,7 @@ class AsyncBus:
             "headers": headers,
             "metadata": metadata,
             "trace": trace,
+            "attachments": None if attachments is None else list(attachments),
         }
         return await self._send(self._chat_order(body, options, queue, task_id))
 
@@ -151,7 +155,7 @@ class AsyncBus:
         Args:
             requests: bodies of API calls. All are checked before any is sent.
             options: for all of them: `provider`, `deadline`, `timeout`, `retry`, `reply_to`, `tenant`, `headers`,
-                `metadata`, `trace`, as for `chat`.
+                `metadata`, `trace`, `attachments`, as for `chat`.
 
         Raises:
             InvalidRequest, PayloadTooLarge: as `chat`; nothing was enqueued.

@@ -55,6 +55,22 @@ class RetryOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     after_delta: Literal["restart", "fail"] | None = None
 
 
+class Attachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Something that goes with the messages of a chat task. The worker fetches it and makes it a part of a message."""
+
+    #: Where its bytes come from: `{"url": …}`, `{"blob": …}`, `{"base64": …}` or `{"path": …}`.
+    source: dict[str, Any]
+    #: What kind of part it becomes.
+    as_: Literal["image", "file", "audio"] = msgspec.field(name="as")
+    #: What it is uploaded for, where the provider gets it by its id.
+    purpose: str = "user_data"
+    filename: str | None = None
+    #: MIME type; by default what the source or the file's name says.
+    media_type: str | None = None
+    #: How closely an image is looked at.
+    detail: Literal["auto", "low", "high"] | None = None
+
+
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A task as its producer wrote it."""
 
@@ -77,6 +93,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
     #: W3C `traceparent` of the producer.
     trace: str | None = None
+    #: What goes with the messages of a chat task, in this order, at the head of the last one that the user says.
+    attachments: tuple[Attachment, ...] = ()
 
 
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(Envelope))

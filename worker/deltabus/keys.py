@@ -9,6 +9,8 @@ The hash tag `{task}` keeps the keys of one task in one cluster slot. RQ's own k
 | `deltabus:{<task>}:cancel`   | string  | `CANCEL_TTL`, deleted by the seal                         |
 | `deltabus:{<task>}:events`   | channel | -                                                         |
 | `deltabus:cancel`            | channel | task ids whose cancel key has just been set               |
+| `deltabus:{<task>}:files`    | hash    | while the task has files at a provider, at most `FILES_TTL` |
+| `deltabus:files`             | sorted set | tasks that have some, by the time of the newest        |
 | `deltabus:workers`           | sorted set | worker names by the time at which their leases run out |
 | `deltabus:reconciler`        | string  | name of the worker that reconciles, while it does         |
 | `deltabus:results:<queue>`   | channel | every terminal event of the queue's tasks                 |
@@ -38,6 +40,12 @@ WORKERS: Final = f"{PREFIX}:workers"
 #: The worker whose turn it is to look for what belongs to nobody.
 RECONCILER: Final = f"{PREFIX}:reconciler"
 
+#: Tasks that have put files at a provider, scored by Unix time.
+FILES: Final = f"{PREFIX}:files"
+
+#: Seconds after which nobody tries any more to delete a file that was meant to be temporary.
+FILES_TTL: Final = 7 * 24 * 3600
+
 #: Seconds for which a cancel that nobody has acted upon is remembered.
 CANCEL_TTL: Final = 24 * 3600
 
@@ -53,6 +61,11 @@ def log(task: str) -> str:
 def cancel(task: str) -> str:
     """Stored intent to cancel; its value is the reason, perhaps empty."""
     return f"{PREFIX}:{{{task}}}:cancel"
+
+
+def files(task: str) -> str:
+    """What the task has put at providers for the length of an attempt: unique file names, and where they are."""
+    return f"{PREFIX}:{{{task}}}:files"
 
 
 def events(task: str) -> str:

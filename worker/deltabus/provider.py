@@ -94,6 +94,8 @@ class Capabilities:
     files: bool = False
     #: Chat messages may refer to uploaded files (`{"type": "file", "file": {"file_id": …}}`).
     file_ids: bool = True
+    #: Images in chat messages may be uploaded files too. Few servers take them so; elsewhere they are sent inline.
+    image_ids: bool = False
     #: Check documented ranges (temperature 0..2, …) before the call. False for servers that allow more.
     strict_ranges: bool = True
     #: Tool-call ids that the provider accepts, as a regular expression; others are remapped. Mistral: `[A-Za-z0-9]{9}`.

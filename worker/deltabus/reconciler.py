@@ -117,10 +117,10 @@ class Reconciler:
         """Seconds until the next round."""
         return self._lease if self._suspects else ROUND_LEASES * self._lease
 
-    async def go_round(self) -> None:
-        """Look at all jobs, unless that is another worker's turn."""
+    async def go_round(self) -> bool:
+        """Look at all jobs, unless that is another worker's turn; whether it was ours."""
         if not await self._has_turn():
-            return
+            return False
         began = time.time()
         waiting, running = await self._waiting(), await self._running()
         suspects: dict[tuple[str, str], float] = {}
@@ -133,6 +133,7 @@ class Reconciler:
                     await self._set_right(job)
         self._suspects = suspects
         self._last_round = began - self._lease  # clocks differ
+        return True
 
     async def leave(self) -> None:
         """Give up the turn: others need not wait for it to run out."""

@@ -58,11 +58,19 @@ class Registry:
         Raises:
             UnknownProvider: there is no such provider or route, or the provider cannot be used.
         """
-        name = self._named(provider) if provider is not None else self._route(model)
+        name = self.choose(provider, model)
         try:
             return self.provider(name)
         except ConfigError as exc:
             raise UnknownProvider(str(exc), provider=name) from exc
+
+    def choose(self, provider: str | None, model: str | None) -> str:
+        """The name of the provider that `resolve` gives.
+
+        Raises:
+            UnknownProvider: there is no such provider or route.
+        """
+        return self._named(provider) if provider is not None else self._route(model)
 
     def provider(self, name: str) -> Provider:
         """The provider of that name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -9,22 +10,31 @@ import msgspec
 
 from deltabus import chat as rules
 from deltabus.accumulator import Accumulator
+from deltabus.attachments import fastened
 from deltabus.engine import Context
 from deltabus.errors import PayloadTooLarge
-from deltabus.provider import ChatRequest, Completion
+from deltabus.inlining import inlined
+from deltabus.provider import ChatRequest, Completion, Provider
 from deltabus.tasks.function import task
 
 
 @task
 async def chat(context: Context) -> Any:
     """A chat completion: checks the request, streams the provider's chunks, returns the `chat.completion`."""
-    envelope, attempt = context.envelope, context.attempt
+    envelope = context.envelope
     model = envelope.request.get("model")
-    provider = context.registry.resolve(envelope.provider, model if isinstance(model, str) else None)
-    body = rules.prepare(envelope.request, provider.capabilities)
+    name = context.registry.choose(envelope.provider, model if isinstance(model, str) else None)
+    provider = context.registry.resolve(name, None)
+    request = await inlined(envelope.request, context, provider)
+    async with fastened(request, context, name, provider.capabilities) as whole:
+        return await _answer(context, provider, rules.prepare(whole, provider.capabilities))
+
+
+async def _answer(context: Context, provider: Provider, body: Mapping[str, Any]) -> Any:
+    attempt = context.attempt
     request = ChatRequest(
         body=body,
-        headers=envelope.headers,
+        headers=context.envelope.headers,
         task=context.task,
         attempt=attempt.number,
         deadline=context.ends_at,
