@@ -38,7 +38,7 @@ async def fastened(
     if not context.envelope.attachments:
         yield request
         return
-    await context.files.delete(context.task)  # an earlier attempt may have left some
+    await context.temporary.delete(context.task)  # an earlier attempt may have left some
     try:
         made = [
             await _part(attachment, f"attachments[{number}]", context, provider, capabilities)
@@ -46,7 +46,7 @@ async def fastened(
         ]
         yield {**request, "messages": _with_parts(request.get("messages"), made)}
     finally:
-        await context.files.delete(context.task)
+        await context.temporary.delete(context.task)
 
 
 async def _part(
@@ -86,7 +86,7 @@ async def _upload(content: Content, attachment: Attachment, context: Context, pr
         deadline=context.ends_at,
         content=content,
     )
-    return await context.files.upload(provider, request)
+    return await context.temporary.upload(provider, request)
 
 
 def _with_parts(messages: Any, made: list[dict[str, Any]]) -> Any:

@@ -30,6 +30,7 @@ from deltabus.log import Attempt, Log
 from deltabus.registry import Registry
 from deltabus.retry import Fail, Policy, Retry, decide
 from deltabus.settings import Settings
+from deltabus.temporary import TemporaryFiles
 
 T = TypeVar("T")
 
@@ -83,6 +84,8 @@ class Context:
     registry: Registry
     #: Where bytes come from and go to.
     depot: Depot
+    #: What the task puts at a provider for the length of an attempt.
+    temporary: TemporaryFiles
     settings: Settings
     #: Unix time in seconds at which the attempt is ended, if it has not ended by then.
     ends_at: float
@@ -138,10 +141,13 @@ class Run:
 class Engine:
     """Runs attempts; one for a process."""
 
-    def __init__(self, log: Log, registry: Registry, depot: Depot, settings: Settings) -> None:
+    def __init__(
+        self, log: Log, registry: Registry, depot: Depot, temporary: TemporaryFiles, settings: Settings
+    ) -> None:
         self._log = log
         self._registry = registry
         self._depot = depot
+        self._temporary = temporary
         self._settings = settings
         self._attempts: set[Attempt] = set()
 
@@ -203,7 +209,16 @@ class Engine:
         ends_at = _limit(run, envelope)
         attempt = await self._begin(run, envelope)
         run.begun, run.attempts = True, attempt.number
-        context = Context(run.task, envelope, attempt, self._registry, self._depot, self._settings, ends_at)
+        context = Context(
+            task=run.task,
+            envelope=envelope,
+            attempt=attempt,
+            registry=self._registry,
+            depot=self._depot,
+            temporary=self._temporary,
+            settings=self._settings,
+            ends_at=ends_at,
+        )
         self._attempts.add(attempt)
         try:
             return await self._record(run, attempt, await self._perform(run, context))

@@ -24,6 +24,7 @@ from deltabus.recovery import Recovery
 from deltabus.registry import Registry
 from deltabus.settings import Settings
 from deltabus.slot import Slot, Station
+from deltabus.temporary import TemporaryFiles
 from deltabus.vigil import Vigil
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ class Shift:
             stack.push_async_callback(registry.aclose)
             depot = Depot(redis, settings)
             stack.push_async_callback(depot.aclose)
+            temporary = TemporaryFiles(redis, registry)
+            stack.push_async_callback(temporary.aclose)
             ledger = Ledger(
                 redis,
                 worker.connection,
@@ -124,7 +127,7 @@ class Shift:
             stack.push_async_callback(ledger.aclose)
             self._intake = Intake(redis, list(keys.items()), max_bytes=settings.max_request_bytes, stopped=self._stop)
             stack.push_async_callback(self._intake.aclose)
-            engine = Engine(event_log, registry, depot, settings)
+            engine = Engine(event_log, registry, depot, temporary, settings)
             self._station = Station(
                 worker=worker.name,
                 settings=settings,
@@ -149,6 +152,7 @@ class Shift:
                 ledger=ledger,
                 recovery=self._recovery,
                 reconciler=self._reconciler,
+                temporary=temporary,
                 slots=self._slots.values(),
                 stop=self.stop,
             )

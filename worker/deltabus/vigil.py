@@ -21,6 +21,7 @@ from deltabus.ledger import EXECUTION_TTL, Ledger
 from deltabus.reconciler import Reconciler
 from deltabus.recovery import Recovery
 from deltabus.slot import Slot
+from deltabus.temporary import TemporaryFiles
 
 if TYPE_CHECKING:
     from deltabus.worker import AsyncWorker
@@ -57,6 +58,7 @@ class Vigil:
         ledger: Ledger,
         recovery: Recovery,
         reconciler: Reconciler,
+        temporary: TemporaryFiles,
         slots: Collection[Slot],
         stop: Callable[[], None],
     ) -> None:
@@ -66,6 +68,7 @@ class Vigil:
         self._ledger = ledger
         self._recovery = recovery
         self._reconciler = reconciler
+        self._temporary = temporary
         self._slots = slots
         self._stop = stop
         self._shown: WorkerStatus | None = None
@@ -204,7 +207,8 @@ class Vigil:
         while True:
             await asyncio.sleep(self._reconciler.interval)
             try:
-                await self._reconciler.go_round()
+                if await self._reconciler.go_round():
+                    await self._temporary.sweep()
             except (RedisError, OSError) as exc:
                 log.warning("reconciliation put off", error=str(exc))
 

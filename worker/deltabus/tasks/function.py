@@ -24,6 +24,7 @@ from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.log import Log
 from deltabus.registry import Registry
 from deltabus.settings import load
+from deltabus.temporary import TemporaryFiles
 
 #: RQ's default for jobs without a timeout (`rq.Queue.DEFAULT_TIMEOUT`), seconds.
 RQ_TIMEOUT: Final = 180
@@ -67,7 +68,8 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
     async with connections.asynchronous(job.connection) as redis:
         log = Log(redis, settings)
         depot = Depot(redis, settings)
-        engine = Engine(log, registry, depot, settings)
+        temporary = TemporaryFiles(redis, registry)
+        engine = Engine(log, registry, depot, temporary, settings)
         heart = asyncio.create_task(_beat(engine, settings.heartbeat_interval))
         try:
             ending = await engine.run(
@@ -87,6 +89,7 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
         finally:
             heart.cancel()
             await log.aclose()
+            await temporary.aclose()
             await registry.aclose()
             await depot.aclose()
     if isinstance(ending, Completed):
