@@ -19,7 +19,7 @@ import msgspec
 
 from deltabus import events, keys
 from deltabus.commit import Call, GroupCommit, pack
-from deltabus.errors import BusUnavailable, CancelRequested, DeltabusError, Fenced, Internal, Sealed
+from deltabus.errors import BusUnavailable, CancelRequested, DeltabusError, Fenced, Internal, PayloadTooLarge, Sealed
 from deltabus.events import Progress, Retrying, Terminal
 from deltabus.scripts import APPEND, RENEW, SEAL
 from deltabus.settings import Settings
@@ -162,9 +162,12 @@ class Attempt:
 
         Raises:
             Fenced, Sealed, Internal: the attempt is over.
+            PayloadTooLarge: the log is full (`max_log_bytes`), and there is no `snapshot` to put in its place.
         """
         if self._over is not None:
             raise self._over
+        if self._is_full:
+            raise PayloadTooLarge(f"the task has streamed more than {self._limit} bytes (`max_log_bytes`)")
         self._pending.append(chunk)
         self._size += len(chunk)
         self._submit()
@@ -178,10 +181,13 @@ class Attempt:
     async def emit(self, event: Progress | Retrying) -> None:
         """Append an event, after the chunks written before it. It is in the log when this returns.
 
+        How far a task is, is left out where its log is full (`max_log_bytes`).
+
         Raises:
             Fenced, Sealed, Internal: the attempt is over.
         """
-        await self._control(event)
+        if isinstance(event, Retrying) or not self._is_full:
+            await self._control(event)
 
     async def seal(self, event: Terminal) -> None:
         """Append the terminal event, after all chunks. It is in the log when this returns.
@@ -212,6 +218,11 @@ class Attempt:
                 self._submit()
         finally:
             self._renewing = False
+
+    @property
+    def _is_full(self) -> bool:
+        """The log has no room for more, and nothing could stand for what is in it."""
+        return self.snapshot is None and self._streamed + self._size > self._limit
 
     async def _control(self, event: Progress | Retrying | Terminal) -> None:
         if self._over is not None:

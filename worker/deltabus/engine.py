@@ -22,6 +22,7 @@ from deltabus.errors import (
     ErrorInfo,
     Fenced,
     Internal,
+    PayloadTooLarge,
     Sealed,
     TaskError,
 )
@@ -330,7 +331,7 @@ async def _call(run: Run, context: Context) -> Any:
     limit = asyncio.timeout(max(0.0, context.ends_at - time.time()))
     try:
         async with limit:
-            return await run.handler(context)
+            result = await run.handler(context)
     except (TaskError, CancelRequested, Fenced, Sealed):
         raise
     except Exception as exc:
@@ -338,6 +339,24 @@ async def _call(run: Run, context: Context) -> Any:
             raise DeadlineExceeded("the time allowed for this task is over") from exc
         log.exception("a task function or a plugin raised what it may not raise", task=run.task)
         raise Internal("an internal error; the worker's log has the details") from exc
+    _check(run.task, result, context.settings.max_answer_bytes)
+    return result
+
+
+def _check(task: str, result: Any, limit: int) -> None:
+    """Refuse a result that cannot be logged, before it gets among what others write.
+
+    Raises:
+        PayloadTooLarge: it is over `max_answer_bytes`.
+        Internal: it is no JSON.
+    """
+    try:
+        size = len(msgspec.json.encode(result))
+    except (TypeError, ValueError, RecursionError) as exc:
+        log.exception("a task function returned what cannot be written as JSON", task=task)
+        raise Internal("the task function returned what cannot be written as JSON") from exc
+    if size > limit:
+        raise PayloadTooLarge(f"the answer has {size} bytes; {limit} are allowed (`max_answer_bytes`)")
 
 
 async def _interruptibly(run: Run, work: Coroutine[Any, Any, T]) -> T:

@@ -111,7 +111,7 @@ class Settings:
     max_request_bytes: int = 4 * 1024 * 1024
     #: Largest answer, as JSON.
     max_answer_bytes: int = 32 * 1024 * 1024
-    #: Largest log of one task; above it, a snapshot replaces what was streamed.
+    #: Largest log of one task; above it, a snapshot replaces what was streamed. A task that has none to give is failed.
     max_log_bytes: int = 4 * 1024 * 1024
     #: Deltas of one task that may wait for Redis before the provider's socket is no longer read.
     max_pending_bytes: int = 256 * 1024
