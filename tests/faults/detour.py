@@ -59,6 +59,10 @@ class Detour:
         self._proxy.trap = Trap(POINTS[point] if isinstance(point, str) else point, spring, then)
         return wait
 
+    def silence(self) -> None:
+        """Let nothing through any more on the connections that there are, and say nothing."""
+        self._loop.call_soon_threadsafe(self._proxy.silence)
+
     def resume(self) -> None:
         """Let through what was held."""
         self._loop.call_soon_threadsafe(self._proxy.resume)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+
+from detour import Detour
 from faults import Scene, attempts
 
 
@@ -40,3 +43,17 @@ def test_an_idle_worker_takes_work_after_redis_has_restarted(durable: Scene) -> 
         (task,) = durable.chat(words=3)
         durable.words(task, 3)
         durable.nothing_is_left()
+
+
+def test_a_worker_whose_connections_have_gone_dead_without_a_word_goes_on_and_can_leave(scene: Scene) -> None:
+    """As when an address moves, or a firewall forgets: nobody closes anything, and new connections work."""
+    with Detour(scene.server.url) as detour, scene.worker(DELTABUS_REDIS_URL=detour.url) as worker:
+        tasks = scene.chat(5, words=40, interval=0.05)
+        for task in tasks:
+            scene.streams(task)
+        detour.silence()
+        for task in tasks:
+            scene.words(task, 40)
+        scene.nothing_is_left()
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.end() == 0

@@ -17,7 +17,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
@@ -41,6 +41,9 @@ from deltabus.settings import Settings, load
 from deltabus.shift import Shift
 
 log = structlog.get_logger("deltabus.worker")
+
+#: Seconds for which RQ's own code, which blocks, waits for an answer of Redis. It is what redis-py 8 waits by itself.
+ANSWER_TIMEOUT: Final = 5
 
 
 class AsyncWorker(BaseWorker):
@@ -84,6 +87,14 @@ class AsyncWorker(BaseWorker):
         if self._settings is None:
             self._settings = load()
         return self._settings
+
+    @property
+    def connection_timeout(self) -> int:
+        """Seconds for which RQ's own code waits for an answer of Redis. Nothing here blocks in BLPOP, as it does in RQ.
+
+        RQ's seven minutes on a connection that went dead without a word would outlast every drain.
+        """
+        return ANSWER_TIMEOUT
 
     @property
     def result_ttl(self) -> int:
