@@ -149,6 +149,17 @@ class Bus:
     read_blob = _iterates(AsyncBus.read_blob)
     delete_blob = _waits(AsyncBus.delete_blob)
 
+    upload = _sends(AsyncBus.upload)
+    files = _sends(AsyncBus.files)
+    file = _sends(AsyncBus.file)
+    download = _sends(AsyncBus.download)
+    delete_file = _sends(AsyncBus.delete_file)
+    embeddings = _sends(AsyncBus.embeddings)
+    models = _sends(AsyncBus.models)
+    speech = _sends(AsyncBus.speech)
+    transcription = _sends(AsyncBus.transcription)
+    images = _sends(AsyncBus.images)
+
     def task(self, task_id: str, /) -> Task:
         """Any task, whoever enqueued it; see `AsyncBus.task`."""
         self._here().task(task_id)  # Checks the id.

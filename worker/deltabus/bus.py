@@ -23,6 +23,7 @@ from deltabus import blobs, keys
 from deltabus.blobs import Data
 from deltabus.enqueue import Order
 from deltabus.errors import InvalidRequest
+from deltabus.functions import Functions
 from deltabus.handle import AsyncTask, TaskStatus
 from deltabus.session import Session
 from deltabus.settings import Settings, load
@@ -33,12 +34,12 @@ __all__ = ["AsyncBus", "AsyncTask", "TaskStatus"]
 CHAT: Final = "deltabus.tasks.chat"
 
 
-class AsyncBus:
+class AsyncBus(Functions):
     """A way to the bus, for one asyncio loop. Nothing is connected before it is needed.
 
     Args:
         url: of Redis; by default what the settings say (`deltabus.toml`, `REDIS_URL`).
-        queue: where `chat` puts tasks.
+        queue: where tasks are put, but for those with files: they go to `file`.
         settings: by default those of `deltabus.toml` and the environment.
         client: a Redis client to take address and credentials from, in place of `url`.
 

@@ -20,15 +20,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-import msgspec
-
 from deltabus import messages
 from deltabus.errors import InvalidRequest
 from deltabus.fields import Field
 from deltabus.provider import Capabilities
-
-#: Levels of nesting kept free, so that what is accepted here can still be written inside something else.
-_HEADROOM: Final = 100
 
 #: Names of functions, custom tools and JSON schemas.
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -67,8 +62,8 @@ def prepare(request: Mapping[str, Any], capabilities: Capabilities) -> dict[str,
     if not isinstance(request, Mapping):
         raise InvalidRequest('`request` must be an object such as {"messages": […]}', param="request")
     body = dict(request)
-    _check_encodable(body)
     root = Field("request", body)
+    root.check_encodable()
     if "model" in body and not root.child("model").string("the name of a model"):
         raise root.child("model").error("must not be empty; leave it out to let the bus choose")
     for name, rule in _PARAMETERS.items():
@@ -81,23 +76,6 @@ def prepare(request: Mapping[str, Any], capabilities: Capabilities) -> dict[str,
     _check_tools(root, capabilities)
     body["messages"] = messages.prepare(root.child("messages"), capabilities)
     return body
-
-
-def _check_encodable(body: dict[str, Any]) -> None:
-    """Refuse what no provider could be sent: endless nesting, half a surrogate pair."""
-    nested: Any = body
-    for _ in range(_HEADROOM):
-        nested = [nested]
-    try:
-        msgspec.json.encode(nested)
-    except RecursionError as exc:
-        raise InvalidRequest("`request` is nested too deeply to be sent as JSON", param="request") from exc
-    except (msgspec.MsgspecError, OverflowError, TypeError, ValueError) as exc:
-        raise InvalidRequest(
-            "`request` cannot be written as JSON: it must hold objects, arrays, strings of valid Unicode, "
-            "numbers, booleans and null only",
-            param="request",
-        ) from exc
 
 
 def _check_stream(root: Field, capabilities: Capabilities) -> None:

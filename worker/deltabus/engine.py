@@ -28,12 +28,14 @@ from deltabus.errors import (
 )
 from deltabus.events import Cancelled, Completed, Failed, Retrying, Terminal
 from deltabus.log import Attempt, Log
+from deltabus.provider import Provider, Request
 from deltabus.registry import Registry
 from deltabus.retry import Fail, Policy, Retry, decide
 from deltabus.settings import Settings
 from deltabus.temporary import TemporaryFiles
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Request)
 
 log = structlog.get_logger("deltabus.engine")
 
@@ -92,6 +94,27 @@ class Context:
     ends_at: float
     #: Says what has been accumulated, for the `failed` event.
     partial: Callable[[], Any] | None = None
+    #: Subscribers were told how far it is: if it begins again, they are told that, too.
+    told: bool = False
+
+    def provider(self) -> Provider:
+        """Who is to do it: whom the envelope names, else whoever takes the request's model.
+
+        Raises:
+            UnknownProvider: there is none.
+        """
+        model = self.envelope.request.get("model")
+        return self.registry.resolve(self.envelope.provider, model if isinstance(model, str) else None)
+
+    def request(self, shape: type[R], /, **fields: Any) -> R:
+        """A request for a provider, of that shape, with what every request of this attempt has."""
+        return shape(
+            headers=self.envelope.headers,
+            task=self.task,
+            attempt=self.attempt.number,
+            deadline=self.ends_at,
+            **fields,
+        )
 
 
 Handler = Callable[[Context], Awaitable[Any]]
@@ -281,7 +304,7 @@ class Engine:
             return Failed(task=run.task, at=time.time(), error=error.info, partial=partial)
         run.failures += 1
         log.info("attempt failed", task=run.task, code=error.code, retry=True, seconds=round(decision.delay, 3))
-        if streamed or self._is_parked(run, decision.delay):
+        if streamed or context.told or self._is_parked(run, decision.delay):
             return _TryAgain(error.info, decision.delay)
         return decision
 

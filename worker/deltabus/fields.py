@@ -13,6 +13,8 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 
+import msgspec
+
 from deltabus.errors import InvalidRequest, Unsupported
 
 #: What may be repeated in a message or a path: a word such as an identifier, not a sentence.
@@ -26,6 +28,9 @@ _SIMILAR: Final = 0.6
 
 #: Words that a message lists at most.
 _LISTED: Final = 12
+
+#: Levels of nesting kept free, so that what is accepted here can still be written inside something else.
+_HEADROOM: Final = 100
 
 
 class _Missing:
@@ -57,6 +62,22 @@ class Field:
     def unset(self) -> bool:
         """Whether the field is missing or null: to the API, both mean "not set"."""
         return self.value is None or self.value is MISSING
+
+    def check_encodable(self) -> None:
+        """Refuse what no provider could be sent: endless nesting, half a surrogate pair."""
+        nested = self.value
+        for _ in range(_HEADROOM):
+            nested = [nested]
+        try:
+            msgspec.json.encode(nested)
+        except RecursionError as exc:
+            raise InvalidRequest(f"`{self.path}` is nested too deeply to be sent as JSON", param=self.path) from exc
+        except (msgspec.MsgspecError, OverflowError, TypeError, ValueError) as exc:
+            raise InvalidRequest(
+                f"`{self.path}` cannot be written as JSON: it must hold objects, arrays, strings of valid Unicode, "
+                "numbers, booleans and null only",
+                param=self.path,
+            ) from exc
 
     def child(self, key: str) -> Field:
         """The member `key` of this object."""

@@ -32,13 +32,7 @@ async def chat(context: Context) -> Any:
 
 async def _answer(context: Context, provider: Provider, body: Mapping[str, Any]) -> Any:
     attempt = context.attempt
-    request = ChatRequest(
-        body=body,
-        headers=context.envelope.headers,
-        task=context.task,
-        attempt=attempt.number,
-        deadline=context.ends_at,
-    )
+    request = context.request(ChatRequest, body=body)
     answer = Accumulator()
     attempt.snapshot = lambda: [msgspec.json.encode(chunk) for chunk in answer.snapshot()]
     room = context.settings.max_answer_bytes

@@ -1,0 +1,38 @@
+"""Bytes on their way between the depot and a provider: counted, told, and closed whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from deltabus.calls import Heard
+from deltabus.engine import Context
+from deltabus.files import Upload
+from deltabus.provider import Download
+from deltabus.tasks.meter import Meter, Metered
+
+
+@asynccontextmanager
+async def outgoing(context: Context, wanted: Upload | Heard) -> AsyncGenerator[tuple[Metered, Meter]]:
+    """The bytes that a request wants sent, and how far they are."""
+    async with context.depot.open(
+        wanted.source, param="request.source", name=wanted.name, media_type=wanted.media_type
+    ) as content:
+        meter = Meter(context, content.size)
+        try:
+            yield Metered(content, meter), meter
+        finally:
+            await meter.aclose()
+
+
+async def incoming(context: Context, download: Download, to: Any) -> dict[str, Any]:
+    """Keep the bytes that a provider gives, where the request wants them; what is said of them is the result."""
+    meter = Meter(context, download.size)
+    try:
+        kept = await context.depot.keep(download, to, param="request.to", progress=meter.reach)
+        await meter.finish()
+    finally:
+        await meter.aclose()
+        await download.aclose()
+    return kept
