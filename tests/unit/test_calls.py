@@ -61,7 +61,12 @@ BAD: dict[str, tuple[Rule, dict[str, Any], str, str]] = {
     "no tokens": (calls.embeddings, {"input": [[]]}, "request.input[0]", "must be tokens"),
     "true as a token": (calls.embeddings, {"input": [[True]]}, "request.input[0]", "must be tokens"),
     "too many": (calls.embeddings, {"input": ["a"] * 2049}, "request.input", "at most 2048"),
-    "another encoding": (calls.embeddings, {"input": "a", "encoding_format": "hex"}, "request.encoding_format", "float"),
+    "another encoding": (
+        calls.embeddings,
+        {"input": "a", "encoding_format": "hex"},
+        "request.encoding_format",
+        "float",
+    ),
     "no dimension": (calls.embeddings, {"input": "a", "dimensions": 0}, "request.dimensions", "at least 1"),
     "an empty model": (calls.models, {"model": ""}, "request.model", "must not be empty"),
     "a model as a number": (calls.images, {"model": 1, "prompt": "x"}, "request.model", "not a number"),

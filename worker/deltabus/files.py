@@ -188,7 +188,9 @@ def _listing(root: Field, strict: bool) -> Listing:
     if not limit.unset:
         least, most = PAGE
         if limit.integer() < least or (strict and limit.integer() > most):
-            raise limit.error(f"must be from {least} to {most} files a page; the next page is `after` the last file's id")
+            raise limit.error(
+                f"must be from {least} to {most} files a page; the next page is `after` the last file's id"
+            )
     if not order.unset:
         order.one_of(("asc", "desc"))
     if not after.unset:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deltabus.handle import AsyncTask
-
-#: Where tasks with files go, unless a queue is named: a large upload is not to keep a chat waiting.
-FILE_QUEUE: Final = "file"
+from deltabus.keys import FILE_QUEUE
 
 #: Fields of the envelope; what else a method is given is a parameter of the API.
 _OPTIONS: Final = (
@@ -85,6 +83,7 @@ class Functions(ABC):
 
     async def files(
         self,
+        /,
         *,
         purpose: str | None = None,
         limit: int | None = None,
@@ -119,13 +118,11 @@ class Functions(ABC):
         """Delete a file at the provider."""
         return await self._file("delete", {"file_id": file_id}, more)
 
-    async def embeddings(
-        self, input: str | Sequence[Any], /, *, model: str | None = None, **more: Any
-    ) -> AsyncTask:
+    async def embeddings(self, input: str | Sequence[Any], /, *, model: str | None = None, **more: Any) -> AsyncTask:
         """Vectors of a text, of several, or of tokens."""
         return await self._call("embeddings", {"model": model, "input": input}, more)
 
-    async def models(self, **more: Any) -> AsyncTask:
+    async def models(self, /, **more: Any) -> AsyncTask:
         """The models that a provider has."""
         return await self._call("models", {}, more)
 
@@ -172,7 +169,7 @@ class Functions(ABC):
         return {"blob": await self.blob(path)}, filename or path.name
 
     async def _file(self, operation: str, body: Mapping[str, Any], more: dict[str, Any]) -> AsyncTask:
-        return await self._call("file", {"operation": operation, **body}, {"queue": FILE_QUEUE, **_given(more)})
+        return await self._call("file", {"operation": operation, **body}, {"queue": FILE_QUEUE} | _given(more))
 
     async def _call(self, function: str, body: Mapping[str, Any], more: dict[str, Any]) -> AsyncTask:
         more = _given(more)

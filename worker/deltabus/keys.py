@@ -46,6 +46,9 @@ FILES: Final = f"{PREFIX}:files"
 #: Seconds after which nobody tries any more to delete a file that was meant to be temporary.
 FILES_TTL: Final = 7 * 24 * 3600
 
+#: Queue of tasks with files, unless another is named: a large upload is not to keep a chat waiting.
+FILE_QUEUE: Final = "file"
+
 #: Seconds for which a cancel that nobody has acted upon is remembered.
 CANCEL_TTL: Final = 24 * 3600
 

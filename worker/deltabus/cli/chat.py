@@ -12,6 +12,7 @@ import msgspec
 from deltabus.cli import exits
 from deltabus.cli.following import follow, run
 from deltabus.cli.options import Command, Session, pass_session
+from deltabus.cli.params import PARAM, params_of
 from deltabus.cli.queues import watch_for_staff
 from deltabus.cli.screens import Screen
 from deltabus.cli.transcript import Transcript
@@ -32,6 +33,9 @@ Examples:
   deltabus chat "hello" --json | jq .type
 """
 
+#: Fields of the request that have an option of their own.
+_OWN_OPTION = {"messages": "--file", "model": "--model", "stream": "--no-stream"}
+
 
 @click.command("chat", cls=Command, help=HELP)
 @click.argument("prompt", required=False)
@@ -39,7 +43,7 @@ Examples:
 @click.option("-p", "--provider", help="Configured provider to ask, whatever the model.")
 @click.option("-s", "--system", help="System message to put first.")
 @click.option("--queue", default="chat", show_default=True, help="Queue to put the task on.")
-@click.option("--param", "params", multiple=True, metavar="KEY=JSON", help="Any field of the request; repeatable.")
+@PARAM
 @click.option("--file", "file", metavar="PATH|-", help="JSON: an array of messages, or a whole request.")
 @click.option("--no-stream", is_flag=True, help="Ask for the answer in one piece.")
 @click.option("--json", "as_json", is_flag=True, help="Print the task's events, one JSON a line.")
@@ -95,10 +99,7 @@ def _request(prompt: str | None, system: str | None, params: tuple[str, ...], fi
         messages.append({"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt})
     if not messages or (prompt is None and file is None):
         raise click.UsageError('give a PROMPT, such as `deltabus chat "hello"`, `-` for stdin, or --file')
-    for text in params:
-        key, value = _param(text)
-        request[key] = value
-    return request
+    return request | params_of(params, _OWN_OPTION)
 
 
 def _read_request(file: str) -> dict[str, Any]:
@@ -114,21 +115,3 @@ def _read_request(file: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise click.UsageError(f"--file {file}: must hold an array of messages or a request object")
-
-
-#: Fields of the request that have an option of their own.
-_OWN_OPTION = {"messages": "--file", "model": "--model", "stream": "--no-stream"}
-
-
-def _param(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise click.UsageError(f"--param {text}: write KEY=JSON, such as `--param temperature=0.2`")
-    if key in _OWN_OPTION:
-        raise click.UsageError(f"--param {key}: use {_OWN_OPTION[key]} for it")
-    try:
-        return key, msgspec.json.decode(value)
-    except msgspec.DecodeError as exc:
-        raise click.UsageError(
-            f"--param {key}: {value} is not JSON; a string needs quotes inside: --param '{key}=\"{value}\"'"
-        ) from exc

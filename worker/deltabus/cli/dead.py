@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import click
 import msgspec
 
 from deltabus.cli import exits
+from deltabus.cli.age import Age
 from deltabus.cli.options import CommandGroup, Session, pass_session
 from deltabus.cli.screens import Screen
 from deltabus.cli.server import connect
@@ -86,26 +86,11 @@ Exit code: 0 all deleted; 1 some could not be; 2 a task that is not in a failed 
 #: Failed tasks that are listed where nobody asks for more.
 LISTED: Final = 50
 
-#: Seconds in the units of a duration.
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
 _WHY_NOT: Final[dict[str, str]] = {
     "not failed": "is not a failed task any more",
     "missing": "cannot run again: there is no job any more; remove it with: {purge}",
     "unreadable": "cannot run again: its key is no hash, RQ did not write it; remove it with: {purge}",
 }
-
-
-class Age(click.ParamType[float]):
-    """A duration such as 90s, 30m, 12h or 7d, in seconds."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)([smhd]?)", str(value))
-        if match is None:
-            self.fail(f"{value!r} is not a duration, such as 90s, 30m, 12h or 7d", param, ctx)
-        return float(match[1]) * _UNITS[match[2] or "s"]
 
 
 _QUEUE = click.option("--queue", "queues", multiple=True, metavar="NAME", help="Only of this queue; may be repeated.")

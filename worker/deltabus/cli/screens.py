@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
+    from deltabus.cli.bar import Bar
+
 #: Control characters as visible ones (U+2400…): C0 without tab and line feed, DEL, C1.
 _HARMLESS: Final = (
     {number: 0x2400 + number for number in range(0x20) if chr(number) not in "\t\n"}
@@ -38,6 +40,7 @@ class Screen:
         #: The streams whose last line has no end yet.
         self._open: set[str] = set()
         self._status: Status | None = None
+        self._bar: Bar | None = None
         self._console: Console | None = None
 
     @property
@@ -58,17 +61,46 @@ class Screen:
         """Show, until anything else is shown, that something is awaited."""
         if not self.interactive:
             return
+        self._stop_bar()
         if self._status is None:
             self._status = self.console.status(text, spinner="dots", spinner_style="cyan")
             self._status.start()
         else:
             self._status.update(text)
 
+    def progress(self, text: str, done: int, total: int | None) -> None:
+        """Show, until anything else is shown, how many bytes are through; of how many, where that is known."""
+        if not self.interactive:
+            return
+        if self._bar is None:
+            from deltabus.cli.bar import Bar
+
+            self.settle()
+            self._bar = Bar(self.console)
+        self._bar.show(text, done, total)
+
     def settle(self) -> None:
         """Nothing is awaited any more."""
+        self._stop_bar()
         if self._status is not None:
             self._status.stop()
             self._status = None
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether stdout is a file or a pipe: a terminal is no place for bytes."""
+        return not self._out_is_terminal
+
+    def binary(self, piece: bytes) -> None:
+        """A piece of an answer that is no text: to stdout, as it is."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
 
     def answer(self, text: str) -> None:
         """A piece of the answer: to stdout, at once."""
