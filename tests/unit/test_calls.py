@@ -141,8 +141,3 @@ def test_what_is_no_sound_is_not_sent(media_type: str) -> None:
     with pytest.raises(TaskError, match="not audio") as caught:
         calls.check_heard(Sound(media_type))
     assert caught.value.param == "request.source"
-
-
-def test_silence_is_not_sent() -> None:
-    with pytest.raises(InvalidRequest, match="is empty"):
-        calls.check_heard(Sound("audio/mpeg", 0))

@@ -169,12 +169,6 @@ def test_a_provider_without_files_says_so_before_anything_is_read(operation: str
     assert caught.value.param == "request.operation"
 
 
-def test_a_file_without_a_byte_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="is empty"):
-        files.check_size(0)
-    files.check_size(1)
-
-
 def test_errors_show_no_content() -> None:
     error = refused({**UPLOAD, "source": "my secret text", "purpose": "a secret purpose"})
     assert "secret" not in str(error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deltabus.fields import Field
-from deltabus.files import check_media_type, check_name, check_size, check_source, check_target
+from deltabus.files import check_media_type, check_name, check_source, check_target
 from deltabus.provider import Capabilities, Content
 
 #: Inputs that one embeddings request may have (`CreateEmbeddingRequest.input`).
@@ -108,7 +108,6 @@ def transcription(request: Mapping[str, Any], capabilities: Capabilities) -> Hea
 
 def check_heard(content: Content) -> None:
     """Refuse to have written down what is no sound, such as the page that a wrong link leads to."""
-    check_size(content.size)
     media_type = content.media_type
     if not media_type.lower().startswith(_HEARD):
         raise Field("request.source", None).error(

@@ -128,12 +128,6 @@ def check_target(field: Field) -> dict[str, Any]:
     return field.object('where the bytes go: {"blob": true}, {"url": "s3://…"} or {"path": …}')
 
 
-def check_size(size: int) -> None:
-    """Refuse a file without a byte in it: providers do, in words of their own, after it was sent."""
-    if size == 0:
-        raise Field("request.source", None).error("is empty: there is not a byte to send")
-
-
 def check_name(field: Field) -> str:
     """The name of a file: one, not a path; fit for a form's header."""
     name = field.string("the name of a file")

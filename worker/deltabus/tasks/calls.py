@@ -45,8 +45,8 @@ async def speech(context: Context) -> Any:
     """A text, spoken: what the depot says of the bytes."""
     provider = context.provider()
     wanted = rules.speech(context.envelope.request, provider.capabilities)
-    download = await provider.speech(context.request(Request, body=wanted.body))
-    return await incoming(context, download, wanted.to)
+    request = context.request(Request, body=wanted.body)
+    return await incoming(context, lambda: provider.speech(request), wanted.to)
 
 
 @task

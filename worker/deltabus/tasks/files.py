@@ -33,15 +33,14 @@ async def file(context: Context) -> Any:
         case Get(file_id=file_id, body=body):
             return await provider.file(context.request(FileRequest, file_id=file_id, body=body))
         case Fetch(file_id=file_id, body=body, to=to):
-            download = await provider.content(context.request(FileRequest, file_id=file_id, body=body))
-            return await incoming(context, download, to)
+            request = context.request(FileRequest, file_id=file_id, body=body)
+            return await incoming(context, lambda: provider.content(request), to)
         case Delete(file_id=file_id, body=body):
             return await provider.delete(context.request(FileRequest, file_id=file_id, body=body))
 
 
 async def _upload(context: Context, provider: Provider, wanted: Upload) -> dict[str, Any]:
     async with outgoing(context, wanted) as (content, meter):
-        rules.check_size(content.size)
         made = await provider.upload(context.request(UploadRequest, content=content, body=wanted.body))
         try:
             await meter.finish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,13 +26,14 @@ async def outgoing(context: Context, wanted: Upload | Heard) -> AsyncGenerator[t
             await meter.aclose()
 
 
-async def incoming(context: Context, download: Download, to: Any) -> dict[str, Any]:
-    """Keep the bytes that a provider gives, where the request wants them; what is said of them is the result."""
+async def incoming(context: Context, ask: Callable[[], Awaitable[Download]], to: Any) -> dict[str, Any]:
+    """Ask a provider for bytes, and keep them where the request wants them; what is said of them is the result."""
+    context.depot.check(to, param="request.to")  # Before anything is asked for that costs.
+    download = await ask()
     meter = Meter(context, download.size)
     try:
         kept = await context.depot.keep(download, to, param="request.to", progress=meter.reach)
         await meter.finish()
     finally:
         await meter.aclose()
-        await download.aclose()
     return kept
