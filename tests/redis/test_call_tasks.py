@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Site
 
 from deltabus import Bus
 from deltabus.errors import TaskFailed
@@ -15,7 +14,7 @@ from deltabus.settings import ProviderSettings
 
 
 @pytest.fixture
-def bus(site: Site, install: Callable[..., None]) -> Iterator[Bus]:
+def bus(site: Any, install: Callable[..., None]) -> Iterator[Bus]:
     """A bus with a worker behind it that has a shelf, and an echo for models called so."""
     install("shelf", (Path(__file__).parent / "shelf.py").read_text(), providers={"shelf": "shelf:Shelf"})
     providers = {
@@ -27,7 +26,7 @@ def bus(site: Site, install: Callable[..., None]) -> Iterator[Bus]:
         yield bus
 
 
-def blobs(site: Site) -> list[bytes]:
+def blobs(site: Any) -> list[bytes]:
     return site.redis.keys("deltabus:blob:*")
 
 
@@ -47,7 +46,7 @@ def test_speech_becomes_a_blob(bus: Bus) -> None:
     assert b"".join(bus.read_blob(kept["id"])) == b"hello there"
 
 
-def test_speech_is_written_down(bus: Bus, site: Site) -> None:
+def test_speech_is_written_down(bus: Bus, site: Any) -> None:
     task = bus.transcription(b"hello there", filename="hello.mp3", model="m", language="en")
     assert task.result(timeout=20) == {"text": "hello there", "asked": {"model": "m", "language": "en"}}
     assert site.types(task.id) == ["started", "progress", "completed"]
@@ -60,8 +59,8 @@ def test_what_is_no_sound_is_not_sent(bus: Bus) -> None:
     assert "text/html, not audio" in caught.value.info.message
 
 
-def test_a_picture_becomes_a_blob_and_a_url_stays_one(bus: Bus, site: Site) -> None:
-    import shelf  # noqa: PLC0415
+def test_a_picture_becomes_a_blob_and_a_url_stays_one(bus: Bus, site: Any) -> None:
+    import shelf
 
     answer = bus.images("a cat", model="m", kinds=["bytes", "url", "bytes"]).result(timeout=20)
     first, second, third = answer["data"]
@@ -73,7 +72,7 @@ def test_a_picture_becomes_a_blob_and_a_url_stays_one(bus: Bus, site: Site) -> N
     assert len(blobs(site)) == 2
 
 
-def test_where_one_picture_is_broken_nothing_is_left_of_the_others(bus: Bus, site: Site) -> None:
+def test_where_one_picture_is_broken_nothing_is_left_of_the_others(bus: Bus, site: Any) -> None:
     with pytest.raises(TaskFailed) as caught:
         bus.images("a cat", model="m", kinds=["bytes", "broken"]).result(timeout=20)
     assert caught.value.info.code == "provider_protocol"

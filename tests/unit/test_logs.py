@@ -12,7 +12,7 @@ import structlog
 from deltabus import logs
 from deltabus.settings import ProviderSettings, Settings
 
-SECRET = 'sk-1"2\\3é4567'
+SECRET = 'sk-1"2\\3éwxyz'
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_secrets_are_masked_wherever_they_got_into(lines, form):
         logging.getLogger("somewhere").exception("refused")
     told = out.getvalue()
     assert told.count("***") == 6
-    assert "4567" not in told
+    assert "wxyz" not in told
     assert told.count("Traceback") == 2
 
 

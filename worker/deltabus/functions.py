@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from deltabus.blobs import Data
 from deltabus.handle import AsyncTask
 from deltabus.keys import FILE_QUEUE
 
@@ -49,7 +50,7 @@ class Functions(ABC):
     ) -> AsyncTask: ...
 
     @abstractmethod
-    async def blob(self, data: Any, *, ttl: int | None = None) -> str: ...
+    async def blob(self, data: Data, /, *, ttl: int | None = None) -> str: ...
 
     async def upload(
         self,
@@ -169,13 +170,13 @@ class Functions(ABC):
         return {"blob": await self.blob(path)}, filename or path.name
 
     async def _file(self, operation: str, body: Mapping[str, Any], more: dict[str, Any]) -> AsyncTask:
-        return await self._call("file", {"operation": operation, **body}, {"queue": FILE_QUEUE} | _given(more))
+        return await self._call("file", {"operation": operation, **body}, {"queue": FILE_QUEUE, **_given(more)})
 
     async def _call(self, function: str, body: Mapping[str, Any], more: dict[str, Any]) -> AsyncTask:
         more = _given(more)
         queue, task_id = more.pop("queue", None), more.pop("task_id", None)
-        options = {key: more.pop(key) for key in _OPTIONS if key in more}
-        envelope = {"request": {**_given(body), **more}, **options}
+        options: dict[str, Any] = {key: more.pop(key) for key in _OPTIONS if key in more}
+        envelope = options | {"request": {**_given(body), **more}}
         return await self.enqueue(f"deltabus.tasks.{function}", envelope, queue=queue, task_id=task_id)
 
 

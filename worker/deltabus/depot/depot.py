@@ -6,7 +6,7 @@ runs is in a temporary file without a name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from hashlib import sha256
 from typing import Any
@@ -136,6 +136,11 @@ class Depot:
             "filename": name,
             "sha256": digest.hexdigest(),
         }
+
+    async def forget(self, kept: Mapping[str, Any]) -> None:
+        """Delete a blob that was kept, where nobody will hear of it."""
+        if kept["object"] == "blob":
+            await self._blobs.delete(kept["id"])
 
     def check(self, to: Any, *, param: str) -> None:
         """Whether something could be kept there, as far as one can say without looking: before it is asked for.

@@ -33,7 +33,12 @@ async def incoming(context: Context, ask: Callable[[], Awaitable[Download]], to:
     meter = Meter(context, download.size)
     try:
         kept = await context.depot.keep(download, to, param="request.to", progress=meter.reach)
-        await meter.finish()
+        try:
+            await meter.finish()
+        except BaseException:
+            # The attempt is over: nobody will hear of these bytes.
+            await context.depot.forget(kept)
+            raise
     finally:
         await meter.aclose()
     return kept
