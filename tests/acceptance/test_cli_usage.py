@@ -12,7 +12,11 @@ from click.testing import CliRunner, Result
 
 from deltabus.cli import exits, main
 
-COMMANDS = ["demo", "dev", "worker", "chat", "enqueue", "watch", "result", "cancel", "dead", "providers", "check"]
+COMMANDS = [
+    *("demo", "dev", "worker", "chat"),
+    *("file", "embeddings", "models", "speech", "transcription", "images"),
+    *("enqueue", "watch", "result", "cancel", "dead", "providers", "check"),
+]
 
 #: A port of the reserved range on which nothing listens.
 NOWHERE = "redis://:hunter2@127.0.0.1:1/0"
@@ -100,6 +104,23 @@ def test_help_loads_nothing_that_is_slow() -> None:
         (["watch", "a", "b", "--after", "1-7"], "2 tasks but 1 cursors"),
         (["result", "a", "--timeout", "soon"], "'soon' is not a valid float"),
         (["worker", "--processes", "0"], "0 is not in the range"),
+        (["transcribe", "x.mp3"], "did you mean `transcription`?"),
+        (["file", "upload"], "say what to send: a FILE"),
+        (["file", "upload", "a.txt", "--url", "https://x.example/a"], "one of them"),
+        (["file", "upload", "missing.pdf"], "missing.pdf: No such file"),
+        (["file", "upload", "."], ".: Is a directory"),
+        (["file", "upload", "/dev/null", "--expires-after", "soon"], "'soon' is not a duration"),
+        (["file", "upload", "--url", "x", "--param", "purpose=1"], "use --purpose for it"),
+        (["file", "list", "--limit", "0"], "0 is not in the range"),
+        (["file", "content", "f", "-o", "x", "--to", "s3://b/k"], "-o FILE or --to URL"),
+        (["file", "content", "f", "-o", "no/such/folder/x"], "there is no folder"),
+        (["file", "content", "f", "--json"], "cannot both go to stdout"),
+        (["file", "delete"], "Missing argument"),
+        (["transcription"], "say what to send: a FILE"),
+        (["transcription", "missing.mp3"], "missing.mp3: No such file"),
+        (["speech", " "], "TEXT is empty"),
+        (["speech", "x", "--param", 'voice="a"'], "use --voice for it"),
+        (["images", "x", "--param", "n=2"], "use -n for it"),
         (["dev", "--redis", "redis://x"], "dev has a Redis of its own"),
         (["demo", "--redis", "redis://x"], "demo has a Redis of its own"),
     ],
@@ -125,7 +146,18 @@ def test_a_wrong_configuration_names_file_key_and_fix(deltabus: Invoke, tmp_path
 
 @pytest.mark.parametrize(
     "command",
-    ["worker", "worker --processes 2", "chat x", "enqueue f {}", "watch t", "watch t u", "result t", "cancel t"],
+    [
+        "worker",
+        "worker --processes 2",
+        "chat x",
+        "enqueue f {}",
+        "watch t",
+        "watch t u",
+        "result t",
+        "cancel t",
+        "file list",
+        "models",
+    ],
 )
 def test_a_redis_that_is_not_there_is_named_without_its_password(deltabus: Invoke, command: str) -> None:
     line = error(deltabus(*command.split(), "--redis", NOWHERE), exits.UNREACHABLE)
