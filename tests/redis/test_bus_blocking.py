@@ -160,7 +160,8 @@ def test_a_redis_that_is_not_there_is_an_error_here_too():
 
 def test_the_two_colours_have_the_same_methods_and_signatures():
     def public(kind: type) -> set[str]:
-        return {name for name in vars(kind) if not name.startswith("_")} - {"aclose", "close"}
+        names = {name for each in kind.__mro__[:-1] for name in vars(each)}
+        return {name for name in names if not name.startswith("_")} - {"aclose", "close"}
 
     assert public(AsyncBus) == public(Bus)
     assert public(AsyncTask) == public(Task)
