@@ -7,6 +7,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 # Test processes; each has a Redis of its own.
 JOBS ?= logical
+# Which show: crash, freeze, restart, rolling or all.
+SHOW ?= all
 # Further arguments of pytest, such as `-k embedded` or `--cov`.
 PYTEST_ARGS ?=
 
@@ -23,13 +25,14 @@ TASKS ?= 1000
 SECONDS ?= 30
 WORKERS ?= 4
 
-.PHONY: help demo test chaos peers lint format clean
+.PHONY: help demo test chaos shows peers lint format clean
 
 help:
 	@echo "make demo    a task through a private Redis and a worker, streamed to this terminal"
 	@echo "make test    all tests; make test PYTEST_ARGS='-k embedded' some of them"
 	@echo "make chaos   tasks under kills, freezes, restarts and provider faults, and a check of all that happened;"
 	@echo "             make chaos TASKS=5000 SECONDS=120 WORKERS=4 SEED=7 JSON=1"
+	@echo "make shows   one fault each on hundreds of streams, with figures; make shows SHOW=crash one of them"
 	@echo "make peers   the bus in front of a server that nobody here wrote: LiteLLM's proxy"
 	@echo "make lint    ruff, mypy, import contracts"
 	@echo "make format  what ruff can mend by itself"
@@ -45,6 +48,9 @@ test: $(DEV)
 chaos: $(DEV)
 	@PYTHONPATH=ops $(VENV)/bin/python -m chaos --tasks $(TASKS) --seconds $(SECONDS) --workers $(WORKERS) \
 		$(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
+
+shows: $(DEV)
+	PYTHONPATH=ops $(VENV)/bin/python -m shows $(SHOW)
 
 peers: $(DEV) $(PEER)/.installed
 	$(VENV)/bin/python -m pytest tests/peers $(PYTEST_ARGS)
