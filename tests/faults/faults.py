@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,20 +26,26 @@ FAST = {"DELTABUS_LEASE": "2", "DELTABUS_HEARTBEAT_INTERVAL": "0.5", "DELTABUS_R
 class Scene:
     """A Redis of its own, workers on it, tasks, and what must be true at the end."""
 
-    def __init__(self, server: EmbeddedRedis) -> None:
+    def __init__(self, server: EmbeddedRedis, url: str | None = None) -> None:
         self.server = server
-        self.redis = redis.Redis.from_url(server.url, socket_timeout=PATIENCE)
-        self.bus = Bus(server.url)
+        #: By which everybody reaches the server; another one leads there by some way round.
+        self.url = url or server.url
+        self.redis = redis.Redis.from_url(self.url, socket_timeout=PATIENCE)
+        self.bus = Bus(self.url)
+        self._ends = socket.socketpair()
+        self._silence = self._ends[0]
 
     def close(self) -> None:
         self.bus.close()
         self.redis.close()
+        for end in self._ends:
+            end.close()
 
     @contextlib.contextmanager
     def worker(self, *options: str, **settings: str) -> Iterator[Background]:
         """A worker process that is ready; killed at the end, if it is still there."""
         command = (*DELTABUS, "worker", "chat", *options)
-        with Background(command, environ=environ(self.server.url, **(FAST | settings))) as process:
+        with Background(command, environ=environ(self.url, **(FAST | settings))) as process:
             process.wait_for("worker started")
             try:
                 yield process
@@ -90,6 +98,34 @@ class Scene:
         )
         assert streamed == content
         return events
+
+    def completes(self, task: Task, count: int) -> int:
+        """The task completes with so many words, whatever became of its log in between; how many attempts it took."""
+        events = list(task.events())
+        check_events(events)
+        ending = events[-1]
+        assert isinstance(ending, Completed), ending
+        assert len(ending.result["choices"][0]["message"]["content"].split()) == count
+        return max(event.attempt or 0 for event in events)
+
+    def takes_new_work(self) -> None:
+        """A worker that has survived something has not fallen silent (peers.md, 13)."""
+        (task,) = self.chat(words=3)
+        self.words(task, 3)
+        self.nothing_is_left()
+        assert self.redis.hget(f"rq:job:{task.id}", "status") == b"finished"
+
+    def refuses(self, error: str, times: int) -> None:
+        """Wait until Redis has refused so many commands with this error."""
+        name, deadline = f"errorstat_{error}", time.monotonic() + PATIENCE
+        while self._refused(name) < times:
+            assert time.monotonic() < deadline, f"{error} is not met"
+            # Nothing tells; this waits a moment on a socket on which nothing comes.
+            select.select([self._silence], [], [], 0.05)
+
+    def _refused(self, name: str) -> int:
+        found = self.redis.info("errorstats").get(name)
+        return int(found["count"]) if isinstance(found, dict) else 0
 
     def nothing_is_left(self) -> None:
         """No list, lease or intent remembers a task that has ended; a moment after its end, which comes first."""

@@ -138,7 +138,7 @@ class Machine(RuleBasedStateMachine):
         self.began: dict[int, bytes] = {}
 
     async def _open(self) -> Log:
-        with patch.object(log_module, "GroupCommit", lambda *_: self.line):
+        with patch.object(log_module, "GroupCommit", lambda *_, **__: self.line):
             return Log(None, Settings(max_log_bytes=150))  # type: ignore[arg-type]
 
     def run(self, work: Callable[[], Any]) -> Any:

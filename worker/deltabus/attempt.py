@@ -121,6 +121,7 @@ class Attempt:
         "_room",
         "_size",
         "_streamed",
+        "log_was_lost",
         "number",
         "snapshot",
         "task",
@@ -139,6 +140,8 @@ class Attempt:
         #: Set by whoever streams: chunks (JSON) that accumulate to everything written so far. It must know a chunk
         #: before the chunk is written. Without it, the log is neither bounded nor mended with more than a marker.
         self.snapshot: Callable[[], Sequence[bytes]] | None = None
+        #: Redis lost the log, all of it or its end, and it was or is being mended.
+        self.log_was_lost = False
         self._commit = commit
         self._names = names
         self._on_interrupt = on_interrupt
@@ -333,10 +336,10 @@ class Attempt:
             case [b"cancel", _]:
                 self._interrupt(refusal(self.task, reply))
             case [b"lost"]:
-                self._mend = True
+                self._mend = self.log_was_lost = True
                 return False
             case [b"gone"] if time.time() - self._contact <= MIN_TTL:
-                self._mend = True
+                self._mend = self.log_was_lost = True
                 return False
             case _:
                 self._interrupt(refusal(self.task, reply))

@@ -11,7 +11,6 @@ not answer in time, loads its data, is a replica, or is out of memory.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import re
 from collections import deque
@@ -34,6 +33,7 @@ from redis.exceptions import (
 )
 
 from deltabus.errors import BusUnavailable
+from deltabus.outage import Outage
 from deltabus.scripts import Script
 
 #: Bytes of one pipeline, give or take a command: what has piled up goes out in portions that a slow line can take.
@@ -58,9 +58,6 @@ _NOT_NOW: Final = (NoScriptError, ReadOnlyError, OutOfMemoryError, TryAgainError
 _NOT_NOW_TEXT: Final = re.compile(
     r"\b(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|UNKILLABLE)\b"
 )
-
-# The standard library's, because producers load this module too.
-_log = logging.getLogger(__name__)
 
 
 def is_not_now(reply: object) -> bool:
@@ -109,7 +106,7 @@ def resettable(kind: Any) -> Any:
     return Resettable
 
 
-def address(client: redis.asyncio.Redis) -> str:
+def address(client: redis.Redis | redis.asyncio.Redis) -> str:
     """Where the client's server is, without credentials."""
     where = client.connection_pool.connection_kwargs
     return str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
@@ -159,16 +156,28 @@ class GroupCommit:
         scripts: those that items call.
         patience: seconds for which Redis may be away until items are given up; None: for ever. One that does not
             answer is given half of it, and the other half on a new connection.
+        outage: is told when Redis is away; by default, without `patience`, one of its own.
+        reply_timeout: seconds instead of `REPLY_TIMEOUT`.
     """
 
     def __init__(
-        self, client: redis.asyncio.Redis, scripts: Sequence[Script], *, patience: float | None = None
+        self,
+        client: redis.asyncio.Redis,
+        scripts: Sequence[Script],
+        *,
+        patience: float | None = None,
+        outage: Outage | None = None,
+        reply_timeout: float | None = None,
     ) -> None:
         self._connection = own_connection(client)
         self._address = address(client)
         self._scripts = scripts
         self._scripts_loaded = False
         self._patience = patience
+        self._outage = Outage(self._address) if outage is None and patience is None else outage
+        #: As which it meets an outage.
+        self._duty = f"group commit {id(self)}"
+        self._reply_timeout = reply_timeout
         self._ready: deque[Item] = deque()
         self._unanswered: list[tuple[Item, bytes]] = []
         self._wake = asyncio.Event()
@@ -202,11 +211,11 @@ class GroupCommit:
             raise reply
         return reply
 
-    async def aclose(self) -> None:
-        """Send what is pending, for at most `FLUSH_TIMEOUT` seconds; then nothing is sent any more."""
+    async def aclose(self, patience: float = FLUSH_TIMEOUT) -> None:
+        """Send what is pending, for so many seconds at most; then nothing is sent any more."""
         self._closing = True
         self._wake.set()
-        await asyncio.wait({self._task}, timeout=FLUSH_TIMEOUT)
+        await asyncio.wait({self._task}, timeout=patience)
         if not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -232,15 +241,15 @@ class GroupCommit:
                 await self._connection.disconnect(nowait=True)
                 reason = str(exc) or "it does not answer"
             if reason is None:
-                if failures > 1 and self._patience is None:
-                    _log.info("Redis at %s is back", self._address)
+                if self._outage is not None:
+                    self._outage.is_over_for(self._duty)
                 failures = 0
                 continue
             failures += 1
             if failures == 1:
                 continue  # Perhaps no more than a connection that had been idle for too long.
-            if failures == 2 and self._patience is None:
-                _log.warning("Redis at %s is away, trying until it is back: %s", self._address, reason)
+            if self._outage is not None:
+                self._outage.meets(self._duty, reason)
             if self._patience is not None and clock() - since >= self._patience:
                 self._give_up(reason)
                 failures = 0
@@ -254,7 +263,7 @@ class GroupCommit:
     def _timeout(self, away: float) -> float:
         """Seconds that the next exchange may take, after Redis has been away for so many."""
         if self._patience is None:
-            return REPLY_TIMEOUT
+            return self._reply_timeout or REPLY_TIMEOUT
         return max(LEAST_TIMEOUT, min(self._patience / 2, self._patience - away))
 
     def _form(self) -> None:
@@ -282,6 +291,7 @@ class GroupCommit:
             if not self._scripts_loaded:
                 for script in self._scripts:
                     await connection.send_command("SCRIPT LOAD", script.source)
+                for _ in self._scripts:
                     await connection.read_response()
                 self._scripts_loaded = True
             await connection.send_packed_command([packed for _, packed in self._unanswered], check_health=False)

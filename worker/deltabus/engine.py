@@ -179,6 +179,10 @@ class Engine:
         """Renew the leases of all running attempts on their logs."""
         await self._log.renew(tuple(self._attempts))
 
+    def rebuilds(self, task: str) -> bool:
+        """Whether Redis lost the task's log while the task ran here: then it may have lost RQ's record of it too."""
+        return any(attempt.log_was_lost for attempt in self._attempts if attempt.task == task)
+
     async def run(self, run: Run) -> Ending:
         """Carry out a task, with its retries. When this returns, its ending is in the task's log.
 

@@ -144,11 +144,15 @@ class Intake:
                 await self._waits[name].end(task, self._redis)
             results = await asyncio.gather(*waits, return_exceptions=True)
         moved = []
+        failure: Exception | None = None
         for name, result in zip(waits.values(), results, strict=True):
             if isinstance(result, bytes):
                 moved.append((name, result))
-            elif isinstance(result, Exception) and not isinstance(result, ResponseError):
-                raise result
+            elif isinstance(result, Exception) and not _is_wrong_type(result):
+                failure = result
+        # What was moved all the same comes first; the failure will show again.
+        if failure is not None and not moved:
+            raise failure
         return moved
 
     def _report(self, broken: frozenset[str]) -> None:
@@ -182,21 +186,24 @@ class _Wait:
                 await connection.send_command("CLIENT", "ID")
                 self._client_id = int(await connection.read_response())
             await connection.send_command("BLMOVE", source, target, "LEFT", "RIGHT" if moves else "LEFT", BLOCK)
-            job_id = await connection.read_response(timeout=BLOCK + GRACE)
-        except ResponseError:
-            raise
-        except BaseException:  # cancellation too
-            # The reply is still to come or never will: this connection cannot be used again.
-            await self.aclose()
+            # redis-py's own timeout would look like an answer, with nothing in it.
+            async with asyncio.timeout(BLOCK + GRACE):
+                job_id = await connection.read_response(timeout=2 * (BLOCK + GRACE))
+        except BaseException as exc:  # cancellation too
+            # The reply is still to come or never will, or the server is none to wait at: not to be used again.
+            if not _is_wrong_type(exc):
+                await self.aclose()
             raise
         return bytes(job_id) if moves and job_id is not None else None
 
     async def end(self, run: asyncio.Task[bytes | None], redis: Redis) -> None:
         """Make `run` return now, with its job if it has one by now."""
+        loop = asyncio.get_running_loop()
+        dead_at = loop.time() + GRACE
         while not run.done():
             try:
-                if self._client_id is None:
-                    run.cancel()  # still connecting: nothing has been asked for
+                if self._client_id is None or loop.time() > dead_at:
+                    run.cancel()  # still connecting: nothing has been asked for; or nothing comes through any more
                 else:
                     await redis.client_unblock(self._client_id)
             except (RedisError, OSError):
@@ -208,6 +215,11 @@ class _Wait:
     async def aclose(self) -> None:
         self._client_id = None
         await self._connection.disconnect(nowait=True)
+
+
+def _is_wrong_type(error: BaseException) -> bool:
+    """Whether the queue's key is not a list; the next look at the queues says so."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
 def _taken(queue: str, job_id: bytes, content: Any) -> Taken:

@@ -26,10 +26,11 @@ from rq.results import Result
 from rq.utils import utcformat
 
 from deltabus import keys
-from deltabus.commit import Call, GroupCommit, pack
+from deltabus.commit import FLUSH_TIMEOUT, Call, GroupCommit, pack, pack_command
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.failure import FAILURE_FIELD, Failure, encode
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, NOTES, OPEN_FIELD, BusJob, JSONSerializer
+from deltabus.outage import Outage
 from deltabus.queues import BusQueue
 from deltabus.scripts import BOOK
 
@@ -56,11 +57,21 @@ class Ledger:
         connection: the worker's blocking client. RQ's objects want one; nothing is sent on it from here.
         worker_key: key of RQ's hash of this worker.
         failure_ttl: seconds for which failed and cancelled jobs are kept where they do not say so.
-        lease: seconds for which a worker that starts a job without a lease is given one.
+        lease: seconds for which a worker that starts a job without a lease is given one; and without an answer, after
+            which what was asked is asked again.
+        outage: see `GroupCommit`.
     """
 
     def __init__(
-        self, redis: Redis, connection: SyncRedis, *, worker_name: str, worker_key: str, failure_ttl: int, lease: float
+        self,
+        redis: Redis,
+        connection: SyncRedis,
+        *,
+        worker_name: str,
+        worker_key: str,
+        failure_ttl: int,
+        lease: float,
+        outage: Outage | None = None,
     ) -> None:
         self._redis = redis
         self._connection = connection
@@ -68,7 +79,7 @@ class Ledger:
         self._worker_key = worker_key
         self._failure_ttl = failure_ttl
         self._lease = lease
-        self._commit = GroupCommit(redis, [BOOK])
+        self._commit = GroupCommit(redis, [BOOK], outage=outage, reply_timeout=lease)
 
     async def start(self, job: BusJob, queue_key: str) -> tuple[Outcome, Execution]:
         """Take a job out of the intermediate list and record that it runs.
@@ -177,8 +188,8 @@ class Ledger:
         return await self._submit([execution.key], ["running", ""], pipeline)
 
     async def is_running(self, execution: Execution) -> bool:
-        """Whether RQ's records say that this execution goes on."""
-        return bool(await self._redis.exists(execution.key))
+        """Whether RQ's records say that this execution goes on. An outage is waited out."""
+        return bool(await self._commit.call(pack_command("EXISTS", execution.key)))
 
     async def statuses(self, listed: Sequence[BusJob]) -> list[str | None]:
         """What RQ has as the jobs' statuses, in one pipeline; None where there is no such job any more."""
@@ -199,9 +210,9 @@ class Ledger:
             renewals.append(self._submit([execution.key], ["running", ""], pipeline))
         await asyncio.gather(*renewals)
 
-    async def aclose(self) -> None:
-        """Wait until everything is written."""
-        await self._commit.aclose()
+    async def aclose(self, patience: float = FLUSH_TIMEOUT) -> None:
+        """Write what is pending, for so many seconds at most."""
+        await self._commit.aclose(patience)
 
     def _recorder(self) -> Pipeline:
         return self._connection.pipeline(transaction=False)

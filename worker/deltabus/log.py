@@ -16,9 +16,10 @@ from redis.exceptions import ResponseError
 
 from deltabus import events, keys
 from deltabus.attempt import RUNNING_TTL, Attempt, Names, refusal
-from deltabus.commit import GroupCommit, pack, pack_command
+from deltabus.commit import FLUSH_TIMEOUT, GroupCommit, pack, pack_command
 from deltabus.errors import DeltabusError, Sealed
 from deltabus.events import Started, Terminal
+from deltabus.outage import Outage
 from deltabus.scripts import BEGIN, LOG
 from deltabus.settings import Settings
 
@@ -35,13 +36,21 @@ class Log:
     Args:
         redis: one of its connections is kept until `aclose`.
         settings: `result_ttl`, `max_log_bytes`, `max_pending_bytes`.
+        outage, reply_timeout: see `GroupCommit`.
 
     While Redis is away nothing raises: everything waits, and goes on where it was.
     """
 
-    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
+    def __init__(
+        self,
+        redis: redis.asyncio.Redis,
+        settings: Settings,
+        *,
+        outage: Outage | None = None,
+        reply_timeout: float | None = None,
+    ) -> None:
         self._settings = settings
-        self._commit = GroupCommit(redis, LOG)
+        self._commit = GroupCommit(redis, LOG, outage=outage, reply_timeout=reply_timeout)
 
     async def begin(
         self,
@@ -118,9 +127,12 @@ class Log:
         """
         await asyncio.gather(*(attempt.renew() for attempt in tasks))
 
-    async def aclose(self) -> None:
-        """Write what is pending. What cannot be written, as Redis is away, raises `BusUnavailable` where it waits."""
-        await self._commit.aclose()
+    async def aclose(self, patience: float = FLUSH_TIMEOUT) -> None:
+        """Write what is pending, for so many seconds at most.
+
+        What cannot be written, as Redis is away, raises `BusUnavailable` where it waits.
+        """
+        await self._commit.aclose(patience)
 
     def _names(self, task: str, queue: str, reply_to: str | None, result_ttl: int | None) -> Names:
         return Names(task, queue, reply_to, self._settings.result_ttl if result_ttl is None else result_ttl)

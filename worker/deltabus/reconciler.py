@@ -38,6 +38,7 @@ from deltabus.errors import BusError, Fenced, Internal, Sealed, TaskNotFound, Un
 from deltabus.events import Terminal
 from deltabus.jobs import NOTES, OPEN_FIELD, BusJob
 from deltabus.log import Log
+from deltabus.outage import Outage
 from deltabus.records import Record, Records, RQKeys
 from deltabus.scripts import ADOPT, LOOK
 
@@ -83,6 +84,7 @@ class Reconciler:
         queues: names and RQ's keys of the queues that are looked after.
         lease: seconds after which a worker that has not been heard of is taken for dead.
         result_ttl: seconds that a log outlives its seal, where the job does not say so.
+        outage: see `GroupCommit`.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Reconciler:
         *,
         lease: float,
         result_ttl: int,
+        outage: Outage | None = None,
     ) -> None:
         self._redis = redis
         self._log = event_log
@@ -103,7 +106,7 @@ class Reconciler:
         self._result_ttl = result_ttl
         #: Seconds for which the turn is kept without a sign of life.
         self._turn = int(2 * ROUND_LEASES * lease) + 1
-        self._commit = GroupCommit(redis, [])
+        self._commit = GroupCommit(redis, [], outage=outage, reply_timeout=lease)
         self._records = Records(self._commit, RQKeys(RQ_KEY_PREFIX))
         self._adopt = redis.register_script(ADOPT.source)
         self._look = redis.register_script(LOOK.source)
@@ -141,8 +144,8 @@ class Reconciler:
             await self._redis.delete(keys.RECONCILER)
 
     async def aclose(self) -> None:
-        """Close what it has of its own."""
-        await self._commit.aclose()
+        """Close what it has of its own. A round that was broken off needs no answer."""
+        await self._commit.aclose(0.0)
 
     async def _has_turn(self) -> bool:
         """Take or keep the turn; it is kept for as long as it is used, so that there are two looks."""

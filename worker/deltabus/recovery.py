@@ -1,7 +1,8 @@
 """Finds work whose worker is gone, and puts it back to the front of its queue.
 
 Every worker holds one lease, however many jobs it runs, and looks for leases that have run out. RQ's own
-index says what a dead worker was running. What had been taken but not started is in an intermediate list;
+index says what a dead worker was running, and what a live one is said to run but does not: after a failover,
+Redis may have forgotten how that ended. What had been taken but not started is in an intermediate list;
 what stays there for longer than a lease belongs to nobody. All steps are atomic and safe to be done by many.
 
 A requeued job begins its next attempt on the log; should the first worker turn out to be alive, its appends
@@ -12,13 +13,14 @@ died is not run again: the next worker only books what the seal says.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 from redis.asyncio import Redis
 from rq.defaults import RQ_KEY_PREFIX
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import ScheduledJobRegistry
@@ -52,16 +54,21 @@ class Recovery:
         self._put_back = redis.register_script(PUT_BACK.source)
         #: Since when this worker has held its lease without a break, by its monotonic clock.
         self._held_since = time.monotonic()
+        self._executions_key = WORKER_EXECUTIONS_KEY_TEMPLATE.format(worker)
+        #: When to look next for what this worker is said to run, and what of it was strange the last time.
+        self._look_at = 0.0
+        self._strange: set[bytes] = set()
         #: When this worker first saw ids that are in intermediate lists, by its monotonic clock.
         self._seen: dict[tuple[str, bytes], float] = {}
 
-    async def patrol(self, *, born: bool = False) -> None:
+    async def patrol(self, running: Collection[str], *, born: bool = False) -> None:
         """Renew the lease, and requeue what belongs to nobody.
 
         Args:
+            running: the jobs that this worker runs, or is about to.
             born: the first time, before any job is taken: an earlier worker of the same name is dead.
         """
-        while await self._reap_the_dead(born=born):
+        while await self._reap_the_dead(running, born=born):
             pass
         for name, key in self._queues.items():
             await self._put_back_the_stuck(key)
@@ -71,20 +78,34 @@ class Recovery:
         """Give up the lease: this worker has handed back whatever it had."""
         await self._redis.zrem(keys.WORKERS, self._worker)
 
-    async def _reap_the_dead(self, *, born: bool) -> bool:
+    async def _reap_the_dead(self, running: Collection[str], *, born: bool) -> bool:
         # After an outage, or a failover, all leases have run out: the others need time to come back.
         settled = time.monotonic() - self._held_since > self._lease
         good, requeued, buried, more = await self._reap(
             keys=[keys.WORKERS, REDIS_WORKER_KEYS],
-            args=[self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born), int(settled)],
+            args=[
+                *(self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born), int(settled)),
+                *await self._unclaimed(running),
+            ],
         )
         if not good:
             self._held_since = time.monotonic()
         if requeued:
-            log.warning("requeued the jobs of a lost worker", jobs=len(requeued))
+            log.warning("requeued jobs that nobody was running any more", jobs=len(requeued))
         for name in buried:
             log.warning("a worker's lease ran out", lost=name.decode(errors="replace"))
         return bool(more)
+
+    async def _unclaimed(self, running: Collection[str]) -> list[bytes]:
+        """What Redis says this worker runs, at two looks a lease apart, and it does not."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return []
+        self._look_at = now + self._lease / 2
+        listed: set[bytes] = await self._redis.smembers(self._executions_key)  # type: ignore[assignment] # no decoding
+        strange = {member for member in listed if member.rpartition(b":")[0].decode(errors="replace") not in running}
+        twice, self._strange = strange & self._strange, strange - self._strange
+        return list(twice)[:BATCH]
 
     async def _release_the_due(self, name: str, queue_key: str) -> None:
         """Enqueue scheduled jobs whose time has come: RQ's scheduler need not run for retries to happen."""

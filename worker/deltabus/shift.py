@@ -38,14 +38,11 @@ BOOKKEEPERS: Final = 4
 #: Seconds between two looks at RQ's suspension switch while it is on.
 SUSPENSION_INTERVAL: Final = 1.0
 
-#: Seconds within which a second signal is the first one, seen twice (terminal and pool): RQ's rule.
-SIGNAL_ECHO: Final = 1.0
-
 #: Seconds in which jobs are handed back when the worker must leave.
 HAND_BACK_TIMEOUT: Final = 5.0
 
 #: First and longest pause, in seconds, between two tries to take jobs while Redis is away.
-BACKOFF: Final = (0.1, 5.0)
+BACKOFF: Final = (0.1, 1.0)
 
 
 class Shift:
@@ -88,7 +85,7 @@ class Shift:
             self._stop_asked_at = time.monotonic()
             self._stop.set()
             self._slot_freed.set()
-        elif time.monotonic() - self._stop_asked_at > SIGNAL_ECHO:
+        elif time.monotonic() - self._stop_asked_at >= self._worker.signal_echo:
             self._leave.set()
 
     async def run(self) -> int:
@@ -98,8 +95,9 @@ class Shift:
                 await self._take_jobs()
                 await self._drain()
             if not self.abandoned:
-                await self._reconciler.leave()
-                await self._recovery.leave()
+                with contextlib.suppress(RedisError, OSError):  # both run out by themselves
+                    await self._reconciler.leave()
+                    await self._recovery.leave()
         return self._taken
 
     @contextlib.asynccontextmanager
@@ -108,11 +106,11 @@ class Shift:
         keys = {queue.name: queue.key for queue in worker.queues}
         async with contextlib.AsyncExitStack() as stack:
             redis = await stack.enter_async_context(worker.open_redis())
-            event_log = Log(redis, settings)
-            stack.push_async_callback(event_log.aclose)
+            event_log = Log(redis, settings, outage=worker.outage, reply_timeout=settings.lease)
+            stack.push_async_callback(self._close, event_log)
             registry = Registry(settings)
             stack.push_async_callback(registry.aclose)
-            depot = Depot(redis, settings)
+            depot = Depot(redis, settings, outage=worker.outage)
             stack.push_async_callback(depot.aclose)
             temporary = TemporaryFiles(redis, registry)
             stack.push_async_callback(temporary.aclose)
@@ -123,8 +121,9 @@ class Shift:
                 worker_key=worker.key,
                 failure_ttl=settings.failure_ttl,
                 lease=settings.lease,
+                outage=worker.outage,
             )
-            stack.push_async_callback(ledger.aclose)
+            stack.push_async_callback(self._close, ledger)
             self._intake = Intake(redis, list(keys.items()), max_bytes=settings.max_request_bytes, stopped=self._stop)
             stack.push_async_callback(self._intake.aclose)
             engine = Engine(event_log, registry, depot, temporary, settings)
@@ -141,7 +140,13 @@ class Shift:
             )
             self._recovery = Recovery(redis, worker.name, keys, lease=settings.lease)
             self._reconciler = Reconciler(
-                redis, event_log, worker.name, keys, lease=settings.lease, result_ttl=settings.result_ttl
+                redis,
+                event_log,
+                worker.name,
+                keys,
+                lease=settings.lease,
+                result_ttl=settings.result_ttl,
+                outage=worker.outage,
             )
             stack.push_async_callback(self._reconciler.aclose)
             _make_providers(registry)
@@ -155,8 +160,13 @@ class Shift:
                 temporary=temporary,
                 slots=self._slots.values(),
                 stop=self.stop,
+                outage=worker.outage,
             )
             yield
+
+    async def _close(self, writer: Log | Ledger) -> None:
+        """What could not be written while jobs were handed back is waited for no longer."""
+        await (writer.aclose(0.0) if self.abandoned else writer.aclose())
 
     async def _take_jobs(self) -> None:
         pause = BACKOFF[0]
@@ -165,8 +175,10 @@ class Shift:
                 going_on = await self._take_some()
                 pause = BACKOFF[0]
             except Exception as exc:
-                away = isinstance(exc, RedisError | OSError)
-                log.warning("cannot take jobs, trying again", error=str(exc), seconds=pause, exc_info=not away)
+                if isinstance(exc, RedisError | OSError):
+                    self._worker.outage.meets("take", exc)
+                else:
+                    log.exception("cannot take jobs, trying again", seconds=pause)
                 await self._stopped_within(pause)
                 going_on, pause = True, min(pause * 2, BACKOFF[1])
             if not going_on:
@@ -181,9 +193,11 @@ class Shift:
         self._slot_freed.clear()
         if (room := self._room()) == 0:
             await self._vigil.show(WorkerStatus.BUSY)
+            self._worker.outage.is_over_for("take")  # there is nothing to ask for
             await self._a_slot_is_freed()
             return True
         taken = await self._intake.take(room)
+        self._worker.outage.is_over_for("take")
         if not taken and self._burst:
             if not busy or self._intake.suspended:
                 return False

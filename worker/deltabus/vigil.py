@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from rq.job import JobStatus
 from rq.worker.base import WorkerStatus
@@ -18,6 +20,7 @@ from rq.worker.base import WorkerStatus
 from deltabus import keys
 from deltabus.engine import Engine
 from deltabus.ledger import EXECUTION_TTL, Ledger
+from deltabus.outage import Outage
 from deltabus.reconciler import Reconciler
 from deltabus.recovery import Recovery
 from deltabus.slot import Slot
@@ -34,6 +37,9 @@ RQ_LEASE_INTERVAL: Final = 30.0
 #: Longest time, in seconds, between two looks for work that belongs to nobody.
 PATROL_INTERVAL: Final = 1.0
 
+#: Seconds before maintenance that met an outage is tried again.
+MAINTAIN_AGAIN: Final = 5.0
+
 #: Seconds before a lost subscription is made anew.
 RECONNECT: Final = 0.5
 
@@ -47,6 +53,7 @@ class Vigil:
     Args:
         slots: the jobs that are running at any moment.
         stop: called for RQ's shutdown command.
+        outage: is told when Redis is away.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class Vigil:
         temporary: TemporaryFiles,
         slots: Collection[Slot],
         stop: Callable[[], None],
+        outage: Outage,
     ) -> None:
         self._worker = worker
         self._redis = redis
@@ -71,6 +79,7 @@ class Vigil:
         self._temporary = temporary
         self._slots = slots
         self._stop = stop
+        self._outage = outage
         self._shown: WorkerStatus | None = None
         self._rq_leases_due = time.monotonic() + RQ_LEASE_INTERVAL
 
@@ -110,18 +119,20 @@ class Vigil:
 
     async def _patrol_once(self, *, born: bool = False) -> bool:
         try:
-            await self._recovery.patrol(born=born)
+            await self._recovery.patrol({slot.task for slot in self._slots}, born=born)
         except (RedisError, OSError) as exc:
-            log.warning("no lease", error=str(exc))
+            self._outage.meets("lease", exc)
             return False
+        self._outage.is_over_for("lease")
         return True
 
     async def _beat(self) -> None:
         while True:
             try:
                 await self._beat_once()
+                self._outage.is_over_for("heartbeat")
             except (RedisError, OSError) as exc:
-                log.warning("no heartbeat", error=str(exc))
+                self._outage.meets("heartbeat", exc)
             await asyncio.sleep(self._worker.settings.heartbeat_interval)
 
     async def _beat_once(self) -> None:
@@ -142,13 +153,20 @@ class Vigil:
         slots = [slot for slot in self._slots if slot.execution is not None]
         statuses = await self._ledger.statuses([slot.job for slot in slots])
         running = []
+        missing: list[Slot] = []
         for slot, status in zip(slots, statuses, strict=True):
             if status is None:
-                slot.forget()
+                missing.append(slot)
             elif status == JobStatus.CANCELED:
                 slot.cancel("cancelled through RQ")
             elif slot.execution is not None:
                 running.append((slot.job, slot.execution))
+        if missing:
+            # Redis may have lost them, in a failover. Then it has lost their logs too, which are younger.
+            await self._engine.renew()
+            for slot in missing:
+                if not self._engine.rebuilds(slot.task):
+                    slot.forget()
         if time.monotonic() >= self._rq_leases_due:
             self._rq_leases_due = time.monotonic() + RQ_LEASE_INTERVAL
             await self._ledger.renew(running)
@@ -157,13 +175,27 @@ class Vigil:
         """Commands to this worker, and cancels to anybody. What is lost while Redis is away, heartbeats find."""
         while True:
             try:
-                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                async with self._redis.pubsub() as pubsub:
                     await pubsub.subscribe(self._worker.pubsub_channel_name, keys.CANCEL_CHANNEL)
-                    async for message in pubsub.listen():
-                        await self._receive(message)
+                    await self._hear(pubsub)
             except (RedisError, OSError) as exc:
-                log.warning("not listening to commands, trying again", error=str(exc))
+                self._outage.meets("commands", exc)
             await asyncio.sleep(RECONNECT)
+
+    async def _hear(self, pubsub: PubSub) -> None:
+        """Receive what comes, until the line is dead. One that is silent is asked whether it lives."""
+        asked = False
+        while True:
+            message = await pubsub.get_message(timeout=self._worker.settings.lease / 2)
+            if message is None:
+                if asked:
+                    raise RedisConnectionError("the line on which commands come is dead")
+                await pubsub.ping()
+            elif message["type"] == "message":
+                await self._receive(message)
+            asked = message is None
+            if not asked:
+                self._outage.is_over_for("commands")
 
     async def _receive(self, message: dict[str, Any]) -> None:
         if message["channel"] == keys.CANCEL_CHANNEL.encode():
@@ -197,11 +229,15 @@ class Vigil:
     async def _maintain(self) -> None:
         """RQ's maintenance, in a thread, as often as RQ does it."""
         while True:
+            pause = float(self._worker.maintenance_interval)
             try:
                 await asyncio.to_thread(self._worker.run_maintenance_tasks)
+                self._outage.is_over_for("maintenance")
             except (RedisError, OSError) as exc:
-                log.warning("maintenance put off", error=str(exc))
-            await asyncio.sleep(self._worker.maintenance_interval)
+                self._outage.meets("maintenance", exc)
+                self._worker.leave_replica(exc)
+                pause = MAINTAIN_AGAIN
+            await asyncio.sleep(pause)
 
     async def _reconcile(self) -> None:
         while True:
@@ -209,8 +245,9 @@ class Vigil:
             try:
                 if await self._reconciler.go_round():
                     await self._temporary.sweep()
+                self._outage.is_over_for("reconciliation")
             except (RedisError, OSError) as exc:
-                log.warning("reconciliation put off", error=str(exc))
+                self._outage.meets("reconciliation", exc)
 
 
 async def _lastingly(duty: Callable[[], Awaitable[None]]) -> None:

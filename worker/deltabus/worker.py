@@ -34,11 +34,19 @@ from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
 from deltabus import connections, logs
 from deltabus.allowlist import AllowList
+from deltabus.commit import address
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, JSONSerializer
+from deltabus.outage import Outage
 from deltabus.queues import BusQueue
 from deltabus.settings import Settings, load
 from deltabus.shift import Shift
+
+#: Seconds without an answer after which a connection of RQ's own code counts as dead.
+RQ_TIMEOUT: Final = 10
+
+#: Shortest time, in seconds, without an answer after which a connection counts as dead.
+MIN_TIMEOUT: Final = 1.0
 
 log = structlog.get_logger("deltabus.worker")
 
@@ -55,6 +63,9 @@ class AsyncWorker(BaseWorker):
 
     Other arguments are RQ's. The serializer is JSON and the job class is `BusJob`, whatever is asked for.
     """
+
+    #: Seconds within which a second signal is the first one, seen twice (terminal and pool): RQ's rule.
+    signal_echo = 1.0
 
     #: Callbacks run in threads, where RQ's alarm signals do not work.
     death_penalty_class = TimerDeathPenalty
@@ -75,6 +86,7 @@ class AsyncWorker(BaseWorker):
         super().__init__(names, name, *args, **kwargs)
         self.log_result_lifespan = False
         self._settings = settings
+        self._outage = Outage(address(self.connection))
         self._shift: tuple[asyncio.AbstractEventLoop, Shift] | None = None
         #: Jobs that the last shift could not hand back.
         self._abandoned = 0
@@ -151,9 +163,27 @@ class AsyncWorker(BaseWorker):
             concurrency=self.settings.concurrency,
         )
 
+    @property
+    def connection_timeout(self) -> int:
+        """Seconds without an answer after which RQ's own connection counts as dead: nothing waits for jobs on it."""
+        return RQ_TIMEOUT
+
+    @property
+    def outage(self) -> Outage:
+        """Whether Redis serves this worker: for all of its parts to say."""
+        return self._outage
+
     def open_redis(self) -> Redis:
-        """An asyncio client for the server that the worker is connected to."""
-        return connections.asynchronous(self.connection)
+        """An asyncio client for the server that the worker is connected to.
+
+        What gets no answer is tried again before the lease has run out.
+        """
+        return connections.asynchronous(self.connection, socket_timeout=max(MIN_TIMEOUT, self.settings.lease / 3))
+
+    def leave_replica(self, error: Exception) -> None:
+        """After a failover: where that error says so, RQ's own connections are made anew."""
+        if connections.is_read_only(error):
+            self.connection.connection_pool.disconnect(inuse_connections=False)
 
     def stop(self) -> None:
         """Drain, as on a signal; may be called from any thread."""

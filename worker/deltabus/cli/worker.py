@@ -70,7 +70,7 @@ def worker(
         if name is not None and supervised:
             # A killed process stays registered for a while, and RQ takes no name twice.
             name = f"{name}.{os.getpid()}"
-        return _work(settings, burst=burst, name=name, max_jobs=max_jobs)
+        return _work(settings, burst=burst, name=name, max_jobs=max_jobs, supervised=supervised)
     return _supervise(session, settings, processes, burst=burst, name=name, max_jobs=max_jobs)
 
 
@@ -86,7 +86,7 @@ def command(session: Session, settings: Settings, *options: str) -> tuple[list[s
     return words, {**os.environ, "DELTABUS_REDIS_URL": settings.redis_url}
 
 
-def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | None) -> int:
+def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | None, supervised: bool) -> int:
     from redis import Redis
 
     from deltabus.worker import AsyncWorker
@@ -94,6 +94,8 @@ def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | 
     connect(settings).close()
     with Redis.from_url(settings.redis_url) as connection:
         worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings)
+        if supervised:
+            worker.signal_echo = 0.0  # each signal comes from the supervisor, once
         # RQ takes no name twice, and raises a bare ValueError.
         if connection.exists(worker.key) and not connection.hexists(worker.key, "death"):
             raise click.UsageError(

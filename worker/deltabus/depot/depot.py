@@ -23,6 +23,7 @@ from deltabus.depot.source import Destination, Source
 from deltabus.depot.threads import Threads
 from deltabus.errors import PayloadTooLarge, StreamTruncated
 from deltabus.fields import Field
+from deltabus.outage import Outage
 from deltabus.provider import Content, Download
 from deltabus.scripts import BLOBS
 from deltabus.settings import Settings
@@ -36,10 +37,12 @@ class Depot:
 
     Args:
         redis: gives address and credentials of the Redis that holds blobs; the connection is the depot's own.
+        outage: see `GroupCommit`.
     """
 
-    def __init__(self, redis: redis.asyncio.Redis, settings: Settings) -> None:
+    def __init__(self, redis: redis.asyncio.Redis, settings: Settings, *, outage: Outage | None = None) -> None:
         self._redis = redis
+        self._outage = outage
         self._settings = settings
         self._threads = Threads()
         self._commit: GroupCommit | None = None
@@ -159,7 +162,7 @@ class Depot:
     @property
     def _blobs(self) -> Blobs:
         if self._opened_blobs is None:
-            self._commit = GroupCommit(self._redis, BLOBS)
+            self._commit = GroupCommit(self._redis, BLOBS, outage=self._outage)
             self._opened_blobs = Blobs(self._commit)
         return self._opened_blobs
 

@@ -8,6 +8,7 @@
 -- ARGV[4]  how many jobs to requeue at the most
 -- ARGV[5]  "1": this worker has just been born, and what its name still runs is from an earlier life
 -- ARGV[6]  "1": look for other workers' leases too
+-- ARGV[7..] members of this worker's own executions, as <job>:<execution>, which it does not run
 --
 -- The keys of a dead worker and its jobs follow from what is found; all are RQ's:
 --   <rq>:worker:<name>                hash
@@ -65,6 +66,9 @@ end
 
 if ARGV[5] == '1' then
   requeue_all(rq .. ':worker:' .. ARGV[1] .. ':executions')
+end
+for i = 7, #ARGV do
+  requeued[#requeued + 1] = requeue(rq .. ':worker:' .. ARGV[1] .. ':executions', ARGV[i])
 end
 local dead = ARGV[6] == '1' and good and redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now) or {}
 for _, name in ipairs(dead) do

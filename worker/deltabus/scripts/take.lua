@@ -34,6 +34,10 @@ for i = 2, #KEYS, 2 do
   while room > 0 do
     local id = redis.pcall('LMOVE', KEYS[i], KEYS[i + 1], 'LEFT', 'RIGHT')
     if type(id) == 'table' then
+      -- Out of memory or disk, or a replica: said before anything was moved, and of all queues.
+      if not string.find(id.err, 'WRONGTYPE', 1, true) then
+        return id
+      end
       broken[#broken + 1] = i / 2
       break
     elseif not id then
