@@ -42,9 +42,6 @@ from deltabus.queues import BusQueue
 from deltabus.settings import Settings, load
 from deltabus.shift import Shift
 
-#: Seconds without an answer after which a connection of RQ's own code counts as dead.
-RQ_TIMEOUT: Final = 10
-
 #: Shortest time, in seconds, without an answer after which a connection counts as dead.
 MIN_TIMEOUT: Final = 1.0
 
@@ -162,11 +159,6 @@ class AsyncWorker(BaseWorker):
             queues=self.queue_names(),
             concurrency=self.settings.concurrency,
         )
-
-    @property
-    def connection_timeout(self) -> int:
-        """Seconds without an answer after which RQ's own connection counts as dead: nothing waits for jobs on it."""
-        return RQ_TIMEOUT
 
     @property
     def outage(self) -> Outage:
