@@ -123,7 +123,7 @@ class AsyncTask:
             reason: a word for subscribers.
 
         Returns:
-            False: it has already ended.
+            False: it has already ended, and was not enqueued again since.
 
         Raises:
             BusError: Redis refuses, as when one of the task's keys is of another type.
