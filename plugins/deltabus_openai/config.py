@@ -1,7 +1,13 @@
-"""The table `[providers.<name>]` of this plugin: `deltabus.http.config` has its keys, but for two.
+"""The table `[providers.<name>]` of this plugin: `deltabus.http.config` has its keys, but for these.
 
 `base_url`: `https://api.openai.com/v1` by default.
 `organization`, `project`: sent as `OpenAI-Organization` and `OpenAI-Project`.
+`max_upload_bytes`: largest file that is uploaded by one request; a larger one goes by the Uploads API, in parts.
+    512 MiB by default, as OpenAI takes.
+`upload_part_bytes`: size of those parts; 64 MiB, the most that OpenAI takes, by default. They are streamed, not held.
+`upload_parallel`: parts of one file that are under way at once; 4 by default.
+
+A server without files has `capabilities = { files = false }`.
 """
 
 from __future__ import annotations
@@ -11,11 +17,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltabus import http
-from deltabus.http.config import header_text
-from deltabus.provider import ConfigError
+from deltabus.http.config import header_text, number, size
+from deltabus.provider import Capabilities, ConfigError
 
 #: A base URL that ends in one of these is the address of the operation itself.
 OPERATIONS = ("/chat/completions", "/models")
+
+#: What the API can do.
+CAPABILITIES = Capabilities(files=True)
+
+#: OpenAI's limits, in bytes (https://platform.openai.com/docs/api-reference/files, …/uploads).
+MAX_UPLOAD_BYTES = 512 * 1024 * 1024
+MAX_PART_BYTES = 64 * 1024 * 1024
 
 #: What hosts are known not to take, whatever server software they run; `capabilities` overrides it.
 KNOWN_HOSTS: Mapping[str, Mapping[str, Any]] = {
@@ -23,6 +36,9 @@ KNOWN_HOSTS: Mapping[str, Mapping[str, Any]] = {
     "api.groq.com": {"logprobs": False, "max_n": 1, "message_names": False},
     # "must be a-z, A-Z, 0-9, with a length of 9"
     "api.mistral.ai": {"tool_call_id_pattern": "[A-Za-z0-9]{9}"},
+    # Chat alone: https://openrouter.ai/docs/api-reference, https://api-docs.deepseek.com
+    "openrouter.ai": {"files": False, "file_ids": False},
+    "api.deepseek.com": {"files": False, "file_ids": False},
 }
 
 
@@ -32,6 +48,9 @@ class Config(http.Config):
 
     organization: str = ""
     project: str = ""
+    max_upload_bytes: int = MAX_UPLOAD_BYTES
+    upload_part_bytes: int = MAX_PART_BYTES
+    upload_parallel: int = 4
 
     @property
     def account(self) -> dict[str, str]:
@@ -51,9 +70,17 @@ def read(table: Mapping[str, Any]) -> Config:
         base_url="https://api.openai.com/v1",
         operations=OPERATIONS,
         known_hosts=KNOWN_HOSTS,
+        capabilities=CAPABILITIES,
         organization=header_text(table, "organization"),
         project=header_text(table, "project"),
+        max_upload_bytes=size(table, "max_upload_bytes", MAX_UPLOAD_BYTES),
+        upload_part_bytes=size(table, "upload_part_bytes", MAX_PART_BYTES),
+        upload_parallel=int(number(table.get("upload_parallel", 4), "upload_parallel")),
     )
+    if config.upload_part_bytes > MAX_PART_BYTES:
+        raise ConfigError(f"upload_part_bytes must be at most {MAX_PART_BYTES}: no part of an upload may be larger")
+    if config.upload_parallel < 1:
+        raise ConfigError("upload_parallel must be at least 1")
     if config.endpoint.host == "api.openai.com" and not config.has_credentials:
         raise ConfigError('api_key is missing, and OpenAI takes no request without: api_key = "${OPENAI_API_KEY}"')
     return config

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
 
@@ -32,6 +32,8 @@ from deltabus.provider import (
     StreamTruncated,
     TaskError,
 )
+
+_T = TypeVar("_T")
 
 #: Seconds to wait for what does not change the outcome: `[DONE]` or the usage chunk once every choice has its
 #: finish_reason, the rest of an error's body.
@@ -81,7 +83,8 @@ class Client:
     """
 
     def __init__(self, name: str, config: Config, fixed: Mapping[str, str] | None = None) -> None:
-        self._name = name
+        #: Of the provider.
+        self.name = name
         self._config = config
         self._headers = _headers(config, fixed or {})
         self._transport: Transport | None = None
@@ -160,7 +163,8 @@ class Client:
             exchange = await self._send(method, url, request, content, extra=extra, timeouts=timeouts)
             yield exchange
         except TaskError as exc:
-            self._sign(exc, exchange)
+            if not isinstance(content, Outgoing) or exc is not content.failure:
+                self._sign(exc, exchange)
             raise
         finally:
             if exchange is not None:
@@ -178,22 +182,25 @@ class Client:
         extra: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         limit: int | None = None,
-    ) -> Any:
+        read: Callable[[Any], _T] | None = None,
+    ) -> _T | Any:
         """Ask, and return the answer, decoded; None where it is a 204.
 
         Args:
             method, url, request, extra, timeouts: see `open`.
             document: what is sent as JSON; an `Outgoing` as it is.
             limit: bytes of the answer, in place of `max_answer_bytes`.
+            read: what makes of the answer what is returned; what it raises is signed like any other error.
 
         Raises:
             TaskError: also where the answer is not JSON, too large, or an error in a 200.
         """
         content = document if isinstance(document, Outgoing) else b"" if document is None else body.encode(document)
         async with self.open(method, url, request, content, extra=extra, timeouts=timeouts) as exchange:
-            if exchange.status == HTTPStatus.NO_CONTENT:
-                return None
-            return body.decode(await exchange.whole(limit or self._config.max_answer_bytes))
+            answer = None
+            if exchange.status != HTTPStatus.NO_CONTENT:
+                answer = body.decode(await exchange.whole(limit or self._config.max_answer_bytes))
+            return answer if read is None else read(answer)
 
     async def download(
         self,
@@ -202,7 +209,7 @@ class Client:
         request: Request,
         content: bytes = b"",
         *,
-        judge: Callable[[str, bytes], object] | None = None,
+        judge: Callable[[Exchange, bytes], Awaitable[None]] | None = None,
     ) -> Download:
         """Ask for bytes, of any type. Arguments and errors are those of `open` and `deltabus.http.download.begin`."""
         return await download.begin(self.open(method, url, request, content, extra={"Accept": "*/*"}), judge)
@@ -275,7 +282,7 @@ class Client:
 
     def _sign(self, error: TaskError, exchange: Exchange | None) -> None:
         """Add what only this place knows, and take out what nobody may see."""
-        error.provider = self._name
+        error.provider = self.name
         error.message = errors.redact(error.message, self._config.secrets)
         error.args = (error.message,)
         if exchange is not None:

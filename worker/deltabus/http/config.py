@@ -129,7 +129,7 @@ class Config:
             capabilities=_capabilities(
                 table, capabilities or Capabilities(), (known_hosts or {}).get(endpoint.host, {})
             ),
-            max_answer_bytes=_size(table, "max_answer_bytes", MAX_ANSWER_BYTES),
+            max_answer_bytes=size(table, "max_answer_bytes", MAX_ANSWER_BYTES),
             **own,
         )
 
@@ -186,14 +186,16 @@ def _boolean(table: Mapping[str, Any], key: str, default: bool) -> bool:
     return value
 
 
-def _size(table: Mapping[str, Any], key: str, default: int) -> int:
-    value = _number(table.get(key, default), key)
+def size(table: Mapping[str, Any], key: str, default: int) -> int:
+    """A key of the table that is a number of bytes, checked."""
+    value = number(table.get(key, default), key)
     if value < 1024:
         raise ConfigError(f"{key} is in bytes and must be at least 1024")
     return int(value)
 
 
-def _number(value: Any, key: str) -> float:
+def number(value: Any, key: str) -> float:
+    """A number that is not negative, perhaps written as a string; `key` names it in errors."""
     # A value that comes from the environment, "${CONNECT_TIMEOUT}", is a string.
     if isinstance(value, str) and re.fullmatch(r"\d{1,12}(\.\d{1,6})?", value.strip()):
         value = float(value)
@@ -220,7 +222,7 @@ def header_text(table: Mapping[str, Any], key: str) -> str:
 def _timeouts(table: Mapping[str, Any]) -> Timeouts:
     given = _table(table, "timeouts")
     _known(given, [item.name for item in dataclasses.fields(Timeouts)], "timeouts.")
-    return Timeouts(**{key: _number(value, f"timeouts.{key}") or None for key, value in given.items()})
+    return Timeouts(**{key: number(value, f"timeouts.{key}") or None for key, value in given.items()})
 
 
 def _ca_bundle(table: Mapping[str, Any]) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import cast
 
@@ -12,14 +12,14 @@ from deltabus.provider import Download
 
 
 async def begin(
-    opened: AbstractAsyncContextManager[Exchange], judge: Callable[[str, bytes], object] | None = None
+    opened: AbstractAsyncContextManager[Exchange], judge: Callable[[Exchange, bytes], Awaitable[None]] | None = None
 ) -> Download:
     """A download whose first bytes are here.
 
     Args:
         opened: see `Client.open`; left when the download is closed.
-        judge: is given the media type and the first bytes, and raises where they say that this is no answer.
-            Without it, whatever comes with a 2xx is what was asked for.
+        judge: is given the answer and its first bytes, and raises where they say that it is none, perhaps after
+            reading the rest. Without it, whatever comes with a 2xx is what was asked for.
 
     Raises:
         TaskError: there is no answer.
@@ -39,13 +39,13 @@ async def begin(
 
 
 async def _pieces(
-    opened: AbstractAsyncContextManager[Exchange], judge: Callable[[str, bytes], object] | None
+    opened: AbstractAsyncContextManager[Exchange], judge: Callable[[Exchange, bytes], Awaitable[None]] | None
 ) -> AsyncGenerator[bytes | Exchange]:
     """The exchange, once its first bytes are here; then all of its bytes."""
     async with opened as exchange:
         piece = await exchange.read()
         if judge is not None:
-            judge(exchange.media_type, piece)
+            await judge(exchange, piece)
         yield exchange
         while piece:
             yield piece

@@ -271,4 +271,4 @@ def _is_expiry(expiry: Any) -> bool:
 
 
 def _quoted(filename: str) -> str:
-    return filename.encode().decode("latin-1").replace("\\", "\\\\").replace('"', '\\"')
+    return filename.replace("\\", "\\\\").replace('"', '\\"')
