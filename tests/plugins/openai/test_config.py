@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_a_key_is_enough_for_openai() -> None:
     settings = config.read({"api_key": KEY})
     assert str(settings.endpoint.url("chat/completions")) == "https://api.openai.com/v1/chat/completions"
     assert settings.timeouts == Timeouts(connect=10, first_byte=600, between_bytes=300, total=None)
-    assert settings.capabilities == Capabilities()
+    assert settings.capabilities == Capabilities(files=True)
 
 
 def test_an_address_is_enough_for_a_server_without_keys() -> None:
@@ -153,3 +154,30 @@ def test_capabilities_of_known_hosts_can_be_overridden() -> None:
 
 def test_a_bundle_may_be_a_file_or_a_folder(tmp_path: Path) -> None:
     assert config.read({**LOCAL, "ca_bundle": str(tmp_path)}).ca_bundle == tmp_path
+
+
+def test_uploads_have_openais_limits_unless_others_are_set() -> None:
+    mib = 1024 * 1024
+    settings = config.read(LOCAL)
+    assert (settings.max_upload_bytes, settings.upload_part_bytes, settings.upload_parallel) == (512 * mib, 64 * mib, 4)
+    settings = config.read({**LOCAL, "max_upload_bytes": "1048576", "upload_part_bytes": 65536, "upload_parallel": 2})
+    assert (settings.max_upload_bytes, settings.upload_part_bytes, settings.upload_parallel) == (mib, 65536, 2)
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ({"upload_part_bytes": 65 * 1024 * 1024}, "upload_part_bytes must be at most 67108864"),
+        ({"upload_parallel": 0}, "upload_parallel must be at least 1"),
+        ({"max_upload_bytes": 1}, "max_upload_bytes is in bytes"),
+        ({"max_upload_byte": 4096}, "did you mean `max_upload_bytes`?"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_by_name(table: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        config.read({**LOCAL, **table})
+
+
+def test_hosts_that_are_known_for_chat_alone_have_no_files() -> None:
+    assert not config.read({"base_url": "https://openrouter.ai/api/v1", "api_key": KEY}).capabilities.files
+    assert not config.read({**LOCAL, "capabilities": {"files": False}}).capabilities.files
