@@ -29,6 +29,7 @@ SOON = 1.5
 #: A task function that streams what it is asked to, and returns what it is asked to.
 ODD = """
 from deltabus.tasks import task
+from deltabus.errors import NotFound
 from deltabus.events import Progress
 
 @task
@@ -44,6 +45,11 @@ async def progress(context):
     for number in range(2000):
         await context.attempt.emit(Progress(task=context.task, at=1.0, done=number))
     return "done"
+
+@task
+async def partly(context):
+    context.partial = lambda: object()
+    raise NotFound("nothing is there")
 
 @task
 async def give(context):
@@ -63,7 +69,7 @@ def odd(tmp_path: Path) -> Mapping[str, str]:
     info = tmp_path / "odd-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
-    names = ("stream", "progress", "give")
+    names = ("stream", "progress", "partly", "give")
     (info / "entry_points.txt").write_text("[deltabus.tasks]\n" + "".join(f"{n} = odd:{n}\n" for n in names))
     (tmp_path / "odd.py").write_text(ODD)
     return {"PYTHONPATH": str(tmp_path)}
@@ -276,4 +282,13 @@ def test_a_result_that_cannot_be_logged_hurts_only_its_task(
         task = scene.bus.enqueue("odd.give", {"request": {"what": what}})
         failed(scene, task, *told)
         assert [type(event) for event in task.events()] == [Started, Failed]
+        goes_on(scene, provider)
+
+
+def test_a_part_that_cannot_be_logged_does_not_hide_the_failure(
+    scene: Scene, provider: ScriptedServer, odd: Mapping[str, str]
+) -> None:
+    with worker(scene, provider, **odd):
+        ending = failed(scene, scene.bus.enqueue("odd.partly", {"request": {}}), "not_found", "nothing is there")
+        assert ending.partial is None
         goes_on(scene, provider)

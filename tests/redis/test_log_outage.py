@@ -243,3 +243,20 @@ def test_calls_that_nobody_waits_for_any_more_are_not_sent(redis_url, run):
             assert group.closed
 
     run(main())
+
+
+def test_an_item_that_cannot_be_sent_keeps_no_other_from_being_sent(redis_url, run, caplog):
+    class Broken(commit.Call):
+        def command(self) -> bytes | None:
+            raise TypeError("no JSON")
+
+    async def main():
+        async with redis.asyncio.Redis.from_url(redis_url) as client:
+            group = commit.GroupCommit(client, LOG)
+            broken = Broken(b"")
+            group.submit(broken)
+            assert await group.call(commit.pack_command("ECHO", "here")) == b"here"
+            assert "it cannot be sent: TypeError" in str(await broken.reply)
+            await group.aclose()
+
+    run(main())

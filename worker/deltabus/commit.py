@@ -271,7 +271,13 @@ class GroupCommit:
         size = sum(len(packed) for _, packed in self._unanswered)
         while self._ready and size < BATCH_BYTES:
             item = self._ready.popleft()
-            packed = item.command()
+            try:
+                packed = item.command()
+            except Exception as exc:  # noqa: BLE001  A bug of whoever made the item.
+                # Whatever one item holds, the others are sent.
+                _log.exception("a command could not be formed")
+                item.answer(ResponseError(f"it cannot be sent: {type(exc).__name__}"))
+                continue
             if packed is not None:
                 self._unanswered.append((item, packed))
                 size += len(packed)

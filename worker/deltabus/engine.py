@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
+from deltabus import answers, events
 from deltabus import envelope as envelopes
-from deltabus import events
 from deltabus.depot import Depot
 from deltabus.envelope import Envelope
 from deltabus.errors import (
@@ -22,7 +22,6 @@ from deltabus.errors import (
     ErrorInfo,
     Fenced,
     Internal,
-    PayloadTooLarge,
     Sealed,
     TaskError,
 )
@@ -304,7 +303,8 @@ class Engine:
             log.info("attempt failed", task=run.task, code=error.code, retry=False, why=decision.why)
             if run.rq_retries_in is not None:
                 return LeftToRQ(error.info)
-            partial = context.partial() if context.partial is not None else None
+            limit = self._settings.max_answer_bytes
+            partial = None if context.partial is None else answers.partial(run.task, context.partial, limit)
             return Failed(task=run.task, at=time.time(), error=error.info, partial=partial)
         run.failures += 1
         log.info("attempt failed", task=run.task, code=error.code, retry=True, seconds=round(decision.delay, 3))
@@ -366,24 +366,8 @@ async def _call(run: Run, context: Context) -> Any:
             raise DeadlineExceeded("the time allowed for this task is over") from exc
         log.exception("a task function or a plugin raised what it may not raise", task=run.task)
         raise Internal("an internal error; the worker's log has the details") from exc
-    _check(run.task, result, context.settings.max_answer_bytes)
+    answers.check(run.task, result, context.settings.max_answer_bytes)
     return result
-
-
-def _check(task: str, result: Any, limit: int) -> None:
-    """Refuse a result that cannot be logged, before it gets among what others write.
-
-    Raises:
-        PayloadTooLarge: it is over `max_answer_bytes`.
-        Internal: it is no JSON.
-    """
-    try:
-        size = len(msgspec.json.encode(result))
-    except (TypeError, ValueError, RecursionError) as exc:
-        log.exception("a task function returned what cannot be written as JSON", task=task)
-        raise Internal("the task function returned what cannot be written as JSON") from exc
-    if size > limit:
-        raise PayloadTooLarge(f"the answer has {size} bytes; {limit} are allowed (`max_answer_bytes`)")
 
 
 async def _interruptibly(run: Run, work: Coroutine[Any, Any, T]) -> T:
