@@ -11,6 +11,7 @@ not answer in time, loads its data, is a replica, or is out of memory.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 from collections import deque
@@ -58,6 +59,10 @@ _NOT_NOW: Final = (NoScriptError, ReadOnlyError, OutOfMemoryError, TryAgainError
 _NOT_NOW_TEXT: Final = re.compile(
     r"\b(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|UNKILLABLE)\b"
 )
+
+
+# The standard library's, because producers load this module too.
+_log = logging.getLogger(__name__)
 
 
 def is_not_now(reply: object) -> bool:
