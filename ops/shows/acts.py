@@ -26,7 +26,7 @@ PROCESSES: Final = 3
 class Act:
     """One show: what is done, with how many streams, and how high its own figures may be."""
 
-    show: Callable[[int], Awaitable[Figures]]
+    show: Callable[..., Awaitable[Figures]]
     tasks: int
     limits: Mapping[str, float]
 

@@ -37,11 +37,11 @@ async def review(stage: Stage) -> Figures:
         "streams": len(stage.streams),
         "events": sum(map(len, ids.values())),
         "attempts": sum(map(attempts, stage.streams)),
-        "wrong texts": sum(not _is_right(stream) for stream in stage.streams),
+        "wrong texts": sum(not is_right(stream) for stream in stage.streams),
         "not completed": sum(not isinstance(stream.events[-1], Completed) for stream in stage.streams),
-        "gaps": sum(map(_gaps, ids.values())),
-        "doubled": sum(_doubled(published[task]) for task in ids),
-        "stale": sum(_stale(published[task]) for task in ids),
+        "gaps": sum(map(gaps, ids.values())),
+        "doubled": sum(doubled(published[task]) for task in ids),
+        "stale": sum(stale(published[task]) for task in ids),
         "not finished in RQ": len(ids.keys() - finished),
         "leftovers": len([key for key in kept if b"first_seen" not in key]),
     }
@@ -85,7 +85,7 @@ async def _log(stage: Stage, stream: Stream) -> list[str]:
     return [id_.decode() for id_, _ in entries]
 
 
-def _is_right(stream: Stream) -> bool:
+def is_right(stream: Stream) -> bool:
     """Whether what was streamed in the last attempt, and the result, are the text, in events that are in order."""
     try:
         check_events(stream.events)
@@ -114,17 +114,18 @@ def _place(id_: str) -> tuple[int, int]:
     return int(attempt), int(n)
 
 
-def _gaps(log: Sequence[str]) -> int:
+def gaps(log: Sequence[str]) -> int:
     """Places of a log where something is missing: its start, a number, its end."""
     places = [_place(id_) for id_ in log if id_ != keys.SEAL]
     steps = [later not in {(attempt, n + 1), (attempt + 1, 0)} for (attempt, n), later in pairwise(places)]
     return sum(steps) + (places[:1] != [(1, 0)]) + (list(log[-1:]) != [keys.SEAL])
 
 
-def _doubled(published: Sequence[str]) -> int:
+def doubled(published: Sequence[str]) -> int:
+    """Messages that came before already."""
     return sum(times - 1 for times in Counter(published).values())
 
 
-def _stale(published: Sequence[str]) -> int:
+def stale(published: Sequence[str]) -> int:
     """Messages of an attempt after a newer one had begun, or of any after the end."""
     return sum(_place(later) < _place(earlier) for earlier, later in pairwise(published))

@@ -1,0 +1,62 @@
+"""The shows, scaled down: the same faults and the same review as `make shows`, with fewer streams and short leases."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from deltabus.events import Completed, Delta, Started
+from shows.acts import ACTS
+from shows.review import NEVER, Figures, doubled, gaps, is_right, stale, table, violations
+from shows.stage import Stream
+
+#: Leases as short as a machine with a busy neighbour keeps them.
+FAST = {"lease": 2.0, "heartbeat_interval": 0.5}
+
+#: Streams, and how each show is cut down.
+SMALL = {
+    "crash": (30, {"words": 30, "interval": 0.1}),
+    "freeze": (10, {"words": 100, "interval": 0.1, "seconds": 4.0}),
+    "restart": (30, {"words": 30, "interval": 0.1}),
+    "rolling": (30, {"words": 10, "interval": 0.1, "share": 10, "longer": 8, "drain_timeout": 3.0}),
+}
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_a_show_goes_right_on_a_small_stage_too(name: str) -> None:
+    act, (tasks, smaller) = ACTS[name], SMALL[name]
+    figures: Figures = asyncio.run(act.show(tasks, **smaller, **FAST))
+    wrong = violations(figures, act.limits)
+    print(table(name, figures, wrong))  # noqa: T201 # shown where the test fails
+    assert not wrong
+
+
+def test_a_review_sees_what_is_wrong() -> None:
+    right = ["1-0", "1-1", "2-0", "2-1", "9007199254740991-0"]
+    assert gaps(right) == doubled(right) == stale(right) == 0
+    assert gaps(["1-0", "1-2", "9007199254740991-0"]) == 1
+    assert gaps(["1-1", "9007199254740991-0"]) == 1
+    assert gaps(["1-0", "1-1"]) == 1
+    assert doubled(["1-0", "1-1", "1-1"]) == 1
+    assert stale(["1-0", "2-0", "1-1", "2-1"]) == 1
+    figures = dict.fromkeys(NEVER, 0.0) | {"gaps": 2.0, "run again": 1.0}
+    assert len(violations(figures, {"run again": 0})) == 2
+    assert "! gaps: 2" in table("crash", figures, violations(figures, {}))
+
+
+def test_a_text_that_is_not_the_streams_own_is_wrong() -> None:
+    def told(text: str, result: str) -> Stream:
+        stream = Stream(None, "a", 2)  # type: ignore[arg-type] # it is not followed
+        chunk = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}
+        message = {"choices": [{"message": {"content": result}}]}
+        stream.events = [
+            Started(task="t", id="1-0", at=1.0),
+            Delta(task="t", id="1-1", chunks=(chunk,)),
+            Completed(task="t", id="9007199254740991-0", at=2.0, result=message),
+        ]
+        return stream
+
+    assert is_right(told("a a", "a a"))
+    assert not is_right(told("a b", "a b"))
+    assert not is_right(told("a", "a a"))
