@@ -77,10 +77,11 @@ class Meter:
             self._telling = None
 
     async def _tell(self) -> None:
-        done = self._told = self._done
+        done = self._done
         self._context.told = True
         attempt = self._context.attempt
         await attempt.emit(Progress(task=attempt.task, at=time.time(), done=done, total=self._total))
+        self._told = done
 
 
 class Metered(Content):
