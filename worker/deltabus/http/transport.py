@@ -158,7 +158,7 @@ class _Line:
         if self.transport is None:
             return
         if (open_socket := self.transport.get_extra_info("socket")) is not None:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # The latter is what uvloop makes of a socket that is closed already.
                 # On, for no time: closing sends RST.
                 open_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
