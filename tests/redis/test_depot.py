@@ -5,45 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
-import redis.asyncio
+from depots import all_of, depot_at, keys_at
 
 from deltabus import AsyncBus
 from deltabus.blobs import CHUNK
-from deltabus.depot import Depot
 from deltabus.errors import InvalidRequest, PayloadTooLarge
-from deltabus.provider import Content, Download
-from deltabus.settings import Settings
+from deltabus.provider import Download
 
 #: A little over two chunks, and every chunk another.
 DATA = b"".join(index.to_bytes(4) for index in range((2 * CHUNK + 1000) // 4))
-
-
-@asynccontextmanager
-async def depot_at(url: str, **settings: Any) -> AsyncIterator[Depot]:
-    async with redis.asyncio.Redis.from_url(url) as client:
-        depot = Depot(client, replace(Settings(redis_url=url), **settings))
-        try:
-            yield depot
-        finally:
-            await depot.aclose()
-
-
-async def all_of(content: Content, *part: int) -> bytes:
-    async with aclosing(content.read(*part)) as pieces:
-        return b"".join([piece async for piece in pieces])
-
-
-def keys_at(url: str) -> list[bytes]:
-    with redis.Redis.from_url(url) as client:
-        return client.keys("*")
 
 
 @pytest.fixture

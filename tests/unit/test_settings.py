@@ -85,7 +85,7 @@ def test_a_variable_sets_its_field(variable, text, field, value):
 
 def test_every_field_has_a_variable():
     samples = {int: "11", float: "4.5", str: "x", tuple: "x,y"}
-    special = {"redis_url": "unix:///s", "file_roots": "/x,/y"}
+    special = {"redis_url": "unix:///s", "file_roots": "/x,/y", "storage_roots": "s3://x,s3://y/z"}
     for name, default in vars_of(Settings()).items():
         if name in {"providers", "sources", "rq_key_prefix"}:
             continue

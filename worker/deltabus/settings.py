@@ -18,6 +18,7 @@ import contextlib
 import difflib
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -55,6 +56,9 @@ _MAY_BE_ZERO: Final = frozenset({"drain_timeout", "max_retries", "park_after", "
 
 #: Fields of which -1 means for ever, as it does to RQ.
 _MAY_BE_FOREVER: Final = frozenset({"result_ttl", "failure_ttl"})
+
+#: Scheme and bucket, and perhaps a folder.
+_STORAGE_ROOT: Final = re.compile(r"[a-z0-9]+://[^/\s]+(/\S*)?")
 
 _REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
 
@@ -121,6 +125,8 @@ class Settings:
     max_inline_bytes: int = 20 * 1024 * 1024
     #: Folders, as absolute paths, of which tasks may name files; none: no paths.
     file_roots: tuple[str, ...] = ()
+    #: Prefixes of storage URLs, as `s3://bucket/folder`, of which tasks may name objects; none: no storage.
+    storage_roots: tuple[str, ...] = ()
     #: Hosts, as `name` or `name:port`, that URLs of tasks may name though their addresses are not public.
     url_hosts: tuple[str, ...] = ()
     #: How long fetching a URL may take in all.
@@ -277,6 +283,10 @@ def _problem(name: str, value: Any) -> str | None:
                 return "names the same thing twice"
             if name == "queues" and not value:
                 return "must name at least one queue"
+            if name == "url_hosts" and any(set("/@?#\\ ") & set(host) for host in value):
+                return "must be a list of hosts such as files.internal or files.internal:8080"
+            if name == "storage_roots" and not all(_STORAGE_ROOT.fullmatch(root) for root in value):
+                return "must be a list of URLs such as s3://bucket/folder"
             if name == "file_roots" and not all(map(os.path.isabs, value)):
                 return "must be a list of absolute paths"
         case int() | float():

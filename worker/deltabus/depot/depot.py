@@ -16,11 +16,13 @@ import redis.asyncio
 from deltabus.blobs import Blobs
 from deltabus.commit import GroupCommit
 from deltabus.depot import content as contents
-from deltabus.depot import files, naming
+from deltabus.depot import files, naming, storage
 from deltabus.depot.content import InBlob, InFile
-from deltabus.depot.sinks import BlobSink, PathSink, Sink
+from deltabus.depot.sinks import BlobSink, ObjectSink, PathSink, Sink
 from deltabus.depot.source import Destination, Source
+from deltabus.depot.storage import InStorage, Place, StorageSink
 from deltabus.depot.threads import Threads
+from deltabus.depot.web import Web
 from deltabus.errors import PayloadTooLarge, StreamTruncated
 from deltabus.fields import Field
 from deltabus.outage import Outage
@@ -45,6 +47,7 @@ class Depot:
         self._outage = outage
         self._settings = settings
         self._threads = Threads()
+        self._web = Web(settings, self._threads)
         self._commit: GroupCommit | None = None
         self._opened_blobs: Blobs | None = None
 
@@ -151,12 +154,17 @@ class Depot:
         Raises:
             InvalidRequest, Unsupported: as `keep`.
         """
-        Destination.read(to, param)
+        target = Destination.read(to, param)
+        if target.kind == "url":
+            storage.checked(target.field, self._settings.storage_roots)
+        elif target.kind == "path":
+            files.checked(target.field, self._settings.file_roots)
 
     async def aclose(self) -> None:
         """Close the connections. Called when nothing of it is in use."""
         if self._commit is not None:
             await self._commit.aclose()
+        await self._web.aclose()
         await self._threads.aclose()
 
     @property
@@ -180,8 +188,16 @@ class Depot:
                 stack.callback(file.close)
                 content = InFile(file, file.size, self._threads, wanted.field)
                 found_name = wanted.field.string()
-            case "url":
+            case "url" if storage.is_storage(wanted.field.string()):
+                place = await self._threads.run(Place, wanted.field, self._settings.storage_roots)
+                content = InStorage(place, await self._threads.run(place.size), self._threads)
+                found_name = place.path
+            case "url" if wanted.field.string()[:5].lower() == "data:":
                 content, found_type = contents.from_data_url(wanted.field, limit)
+            case "url":
+                file, found_name, found_type = await self._web.fetch(wanted.field, limit)
+                stack.callback(file.close)
+                content = InFile(file, file.size, self._threads, wanted.field)
         content.name, content.media_type = _about(wanted.filename, wanted.media_type, found_name, found_type)
         return content
 
@@ -189,6 +205,9 @@ class Depot:
         if target.kind == "path":
             file = await self._threads.open(files.FileSink, target.field, self._settings.file_roots)
             return PathSink(file, target.field.string(), self._threads)
+        if target.kind == "url":
+            place = await self._threads.run(Place, target.field, self._settings.storage_roots)
+            return ObjectSink(await self._threads.open(StorageSink, place), place.url, self._threads)
         blob_id = None if target.field.value is True else target.field.string()
         return BlobSink(self._blobs, blob_id, self._settings.blob_ttl)
 

@@ -108,7 +108,7 @@ class FileSink:
 @contextmanager
 def _folder(field: Field, roots: Sequence[str]) -> Iterator[tuple[int, str]]:
     """The open folder in which the file is, and the file's name there."""
-    root, parts = _resolve(field, roots)
+    root, parts = checked(field, roots)
     descriptor = os.open(root, _FOLDER & ~os.O_NOFOLLOW)
     try:
         for part in parts[:-1]:
@@ -120,8 +120,12 @@ def _folder(field: Field, roots: Sequence[str]) -> Iterator[tuple[int, str]]:
         os.close(descriptor)
 
 
-def _resolve(field: Field, roots: Sequence[str]) -> tuple[str, list[str]]:
-    """The root that the file is in, and its way from there, without a link as far as one can know."""
+def checked(field: Field, roots: Sequence[str]) -> tuple[str, list[str]]:
+    """The root that a file is in, and its way from there, without a link as far as one can know.
+
+    Raises:
+        Unsupported, InvalidRequest: as `open_source`.
+    """
     path = field.string()
     if not roots:
         raise Unsupported(

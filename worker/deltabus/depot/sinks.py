@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from deltabus.blobs import Blobs, Writer
 from deltabus.depot.files import FileSink
+from deltabus.depot.storage import StorageSink
 from deltabus.depot.threads import Threads
 from deltabus.errors import BlobNotFound, Internal
 
@@ -72,3 +73,22 @@ class PathSink:
 
     async def aclose(self) -> None:
         await self._threads.run(self._file.close)
+
+
+class ObjectSink:
+    """An object in cloud storage."""
+
+    def __init__(self, sink: StorageSink, url: str, threads: Threads) -> None:
+        self._sink = sink
+        self._url = url
+        self._threads = threads
+
+    async def write(self, piece: bytes) -> None:
+        await self._threads.run(self._sink.write, piece)
+
+    async def commit(self) -> dict[str, Any]:
+        await self._threads.run(self._sink.commit)
+        return {"object": "stored", "url": self._url}
+
+    async def aclose(self) -> None:
+        await self._threads.run(self._sink.close)
