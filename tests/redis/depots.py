@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -38,3 +38,10 @@ def keys_at(url: str) -> list[bytes]:
 async def fetched(depot: Depot, source: Any, **options: Any) -> bytes:
     async with depot.open(source, param="source", **options) as content:
         return await all_of(content)
+
+
+async def pieces_of(*pieces: bytes, error: Exception | None = None) -> AsyncGenerator[bytes, None]:
+    for piece in pieces:
+        yield piece
+    if error is not None:
+        raise error

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from depots import all_of, depot_at, keys_at
+from depots import all_of, depot_at, keys_at, pieces_of
 
 from deltabus import AsyncBus
 from deltabus.blobs import CHUNK
@@ -83,13 +83,6 @@ def test_size_and_digest_are_held_to_what_was_announced(source, redis_url, root,
                     pass
 
     run(main())
-
-
-async def pieces_of(*pieces: bytes, error: Exception | None = None) -> AsyncGenerator[bytes, None]:
-    for piece in pieces:
-        yield piece
-    if error is not None:
-        raise error
 
 
 def test_a_download_becomes_a_blob_that_the_producer_reads(redis_url, run):

@@ -118,7 +118,8 @@ class Depot:
             limit = self._settings.max_file_bytes
             if download.size is not None and download.size > limit:
                 raise self._too_long(limit)
-            name, media_type = _about(target.filename, target.media_type, download.name, download.media_type)
+            there = None if target.kind == "blob" else target.field.string()
+            name, media_type = _about(target.filename, target.media_type, there or download.name, download.media_type)
             digest, done = sha256(), 0
             sink = await self._sink(target, media_type)
             try:

@@ -144,6 +144,8 @@ class StorageSink:
         self._done = False
         with place.errors():
             self._file: Any = place.files.open(place.path, "wb", block_size=BLOCK, autocommit=False)
+            # It would be kept, buffers and all, for a transaction that there is not.
+            place.files.transaction.files.remove(self._file)
 
     def write(self, piece: bytes) -> None:
         """Add bytes."""
