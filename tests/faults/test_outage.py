@@ -6,6 +6,7 @@ import signal
 
 from detour import Detour
 from faults import Scene, attempts
+from line import Line
 
 
 def test_streams_outlive_a_restart_of_redis(durable: Scene) -> None:
@@ -57,3 +58,21 @@ def test_a_worker_whose_connections_have_gone_dead_without_a_word_goes_on_and_ca
         scene.nothing_is_left()
         worker.process.send_signal(signal.SIGTERM)
         assert worker.end() == 0
+
+
+def test_an_outage_is_one_line_in_the_log_however_often_redis_is_tried(durable: Scene) -> None:
+    with Line(durable.server.url) as line, durable.worker(DELTABUS_REDIS_URL=line.url) as worker:
+        tasks = durable.chat(10, words=60, interval=0.05)
+        for task in tasks:
+            durable.streams(task)
+        durable.server.kill()
+        line.forget_new()
+        line.wait_for_new(20)
+        durable.server.start()
+        for task in tasks:
+            assert attempts(durable.words(task, 60)) == 1
+        said = worker.wait_for("is back")
+        lines = [line for line in said.splitlines() if '"level":"info"' not in line]
+        assert len(lines) == 1, said
+        assert "is away" in lines[0]
+        durable.takes_new_work()
