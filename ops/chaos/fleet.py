@@ -22,6 +22,9 @@ LEASE: Final = 3.0
 #: Seconds for which a worker that is told to leave may go on.
 DRAIN: Final = 1.5
 
+#: Seconds after which a worker that is told to leave has to be gone.
+LEAVING: Final = 60.0
+
 #: Exit codes of a worker that had not begun to work: Redis was away, or SIGTERM came before there was a handler.
 UNSTARTED: Final = frozenset({3, -signal.SIGTERM})
 
@@ -113,13 +116,15 @@ class Fleet:
             await self._start_one()
 
     async def stop(self) -> None:
-        """Let all of them leave, and wait for it."""
+        """Let all of them leave, and wait for it; who does not is killed, and has crashed."""
         self._stopping = True
         for worker in self.workers:
             worker.leave()
-        async with asyncio.timeout(60):
-            while self._keepers:
-                await asyncio.wait(self._keepers)
+        if self._keepers:
+            await asyncio.wait(self._keepers, timeout=LEAVING)
+        for worker in self.workers:
+            self.exits.append(Exit(worker=worker.name, code=-signal.SIGKILL, asked=True))
+            worker.kill()
 
     def kill(self) -> None:
         """End all of them at once: the run is over."""
