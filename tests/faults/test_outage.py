@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import time
 
 from detour import Detour
 from faults import Scene, attempts
 from line import Line
+from processes import PATIENCE
+
+from deltabus import keys
 
 
 def test_streams_outlive_a_restart_of_redis(durable: Scene) -> None:
@@ -76,3 +80,19 @@ def test_an_outage_is_one_line_in_the_log_however_often_redis_is_tried(durable: 
         assert len(lines) == 1, said
         assert "is away" in lines[0]
         durable.takes_new_work()
+
+
+def test_a_worker_that_leaves_while_redis_is_away_leaves_in_good_order_and_is_forgotten(durable: Scene) -> None:
+    with durable.worker() as leaving:
+        (task,) = durable.chat(words=3)
+        durable.words(task, 3)
+        durable.nothing_is_left()
+        durable.server.kill()
+        leaving.process.send_signal(signal.SIGTERM)
+        assert leaving.end() == 0
+    durable.server.start()
+    with durable.worker():
+        deadline = time.monotonic() + PATIENCE
+        while durable.redis.scard("rq:workers") > 1 or durable.redis.zcard(keys.WORKERS) > 1:
+            durable.redis.blpop("a list that nobody writes", timeout=0.05)
+            assert time.monotonic() < deadline, "nobody has buried it"

@@ -46,7 +46,7 @@ async def reap(client: redis.asyncio.Redis) -> None:
     recovery = Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=LEASE)
     deadline = time.monotonic() + 100 * LEASE
     while not await client.llen("rq:queue:chat"):
-        await recovery.patrol()
+        await recovery.patrol(())
         assert time.monotonic() < deadline, "nobody has found it"
 
 

@@ -74,10 +74,6 @@ class Recovery:
             await self._put_back_the_stuck(key)
             await self._release_the_due(name, key)
 
-    async def leave(self) -> None:
-        """Give up the lease: this worker has handed back whatever it had."""
-        await self._redis.zrem(keys.WORKERS, self._worker)
-
     async def _reap_the_dead(self, running: Collection[str], *, born: bool) -> bool:
         # After an outage, or a failover, all leases have run out: the others need time to come back.
         settled = time.monotonic() - self._held_since > self._lease

@@ -95,9 +95,8 @@ class Shift:
                 await self._take_jobs()
                 await self._drain()
             if not self.abandoned:
-                with contextlib.suppress(RedisError, OSError):  # both run out by themselves
+                with contextlib.suppress(RedisError, OSError):  # its turn runs out by itself
                     await self._reconciler.leave()
-                    await self._recovery.leave()
         return self._taken
 
     @contextlib.asynccontextmanager

@@ -32,7 +32,7 @@ from rq.timeouts import TimerDeathPenalty
 from rq.utils import now
 from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
-from deltabus import connections, logs
+from deltabus import connections, keys, logs
 from deltabus.allowlist import AllowList
 from deltabus.commit import address
 from deltabus.errors import ErrorInfo, TaskFailed
@@ -135,13 +135,19 @@ class AsyncWorker(BaseWorker):
         self._begin()
         if with_scheduler:
             self._start_scheduler(burst, logging_level, date_format, log_format)
+        done = False
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                return runner.run(self._work(burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time)) > 0
+                taken = runner.run(self._work(burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time))
+            done = True
         finally:
             if not self._abandoned:  # RQ would forget what this worker was running
                 with contextlib.suppress(RedisError):
                     self.teardown()  # type: ignore[no-untyped-call]
+                    # Last: while it is there, others bury this worker, should RQ's records of it have stayed.
+                    if done:
+                        self.connection.zrem(keys.WORKERS, self.name)
+        return taken > 0
 
     def _configure_logs(self, level: str | None) -> None:
         """RQ's lines come out in the form of ours, once."""
