@@ -103,11 +103,11 @@ async def restart(tasks: int, *, words: int = 60, interval: float = 0.25, **sett
 
 
 async def rolling(
-    tasks: int, *, words: int = 24, interval: float = 0.5, longer: int = 3, share: int = 25, **settings: float
+    tasks: int, *, words: int = 24, interval: float = 0.5, longer: int = 8, share: int = 25, **settings: float
 ) -> Figures:
     """SIGTERM to one process after the other, each replaced, while so many streams are kept in flight.
 
-    One stream in `share` takes `longer` times as long as the others, longer than a leaving worker may take.
+    One stream in `share` takes `longer` times as long as the others: longer than leaving workers may take.
     """
     async with stage((), concurrency=tasks // 2, **settings) as scene:
         workers = [await scene.worker() for _ in range(PROCESSES)]
@@ -128,8 +128,8 @@ async def rolling(
         figures = await review(scene)
         short = [stream for stream in scene.streams if stream not in long]
         return figures | {
-            "streams that could not finish in time": len(long),
-            "of these handed back": sum(handed_back(stream) > 0 for stream in long),
+            "of these long ones": len(long),
+            "long ones handed back": sum(handed_back(stream) > 0 for stream in long),
             "run again without a word": sum(attempts(stream) != 1 + handed_back(stream) for stream in scene.streams),
             "run again, could have finished": sum(attempts(stream) > 1 for stream in short),
             "workers that left in disorder": sum(code != 0 for code in codes),

@@ -19,7 +19,7 @@ SMALL = {
     "crash": (30, {"words": 30, "interval": 0.1}),
     "freeze": (10, {"words": 100, "interval": 0.1, "seconds": 4.0}),
     "restart": (30, {"words": 30, "interval": 0.1}),
-    "rolling": (30, {"words": 10, "interval": 0.1, "share": 10, "longer": 8, "drain_timeout": 3.0}),
+    "rolling": (30, {"words": 8, "interval": 0.1, "share": 10, "longer": 6, "drain_timeout": 3.0}),
 }
 
 
@@ -27,7 +27,8 @@ SMALL = {
 def test_a_show_goes_right_on_a_small_stage_too(name: str) -> None:
     act, (tasks, smaller) = ACTS[name], SMALL[name]
     figures: Figures = asyncio.run(act.show(tasks, **smaller, **FAST))
-    wrong = violations(figures, act.limits)
+    # How long it took is for the full size to tell.
+    wrong = violations(figures, {figure: limit for figure, limit in act.limits.items() if not figure.endswith(", s")})
     print(table(name, figures, wrong))  # noqa: T201 # shown where the test fails
     assert not wrong
 
