@@ -159,6 +159,12 @@ class Run:
         """Keys that only exist while something waits or runs."""
         return sorted([key.decode() for pattern in PASSING async for key in client.scan_iter(pattern, 1000)])
 
+    async def _runs_out(self, client: redis.asyncio.Redis, key: str) -> bool:
+        """Whether it lists only workers that died before they had a lease: RQ forgets them with their hashes."""
+        if not key.startswith("rq:workers"):
+            return False
+        return all([await client.ttl(worker) > 0 for worker in await client.smembers(key)])
+
     async def _read(self, client: redis.asyncio.Redis) -> None:
         """What is in Redis at the end."""
         history = self._history
@@ -185,7 +191,7 @@ class Run:
                     results=tuple(int(fields[b"type"]) for _, fields in results),
                     notes=NOTES & {name.decode() for name in job},
                 )
-        history.leftovers = await self._passing(client)
+        history.leftovers = [key for key in await self._passing(client) if not await self._runs_out(client, key)]
         # Those of workers that have left run out by themselves.
         async for key in client.scan_iter("rq:worker:*", 1000):
             if key.count(b":") == 2 and await client.ttl(key) == -1:
