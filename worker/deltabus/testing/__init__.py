@@ -5,6 +5,7 @@
 (`deltabus.testing.server`).
 `ApiServer`, with `Dialect` (`OPENAI`, `LOCALAI`, `NO_FILES`, `NO_FILE_PARTS`) and `Fault`: an OpenAI-compatible server
 that keeps files and says what it was shown (`deltabus.testing.api`).
+`Sample`: a file to upload, of any size, which costs no memory (`deltabus.testing.content`).
 `memory_bus`: a bus and a worker without a server (`deltabus.testing.memory`).
 `check_events`: whether a task's events keep the grammar (`deltabus.testing.grammar`).
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deltabus.testing.api import LOCALAI, NO_FILE_PARTS, NO_FILES, OPENAI, ApiServer, Dialect, Fault
+    from deltabus.testing.content import Sample
     from deltabus.testing.contract import ProviderContract
     from deltabus.testing.grammar import GrammarError, check_events
     from deltabus.testing.memory import memory_bus
@@ -38,6 +40,7 @@ __all__ = [
     "ProviderContract",
     "Reply",
     "Request",
+    "Sample",
     "ScriptedServer",
     "Signal",
     "check_events",
@@ -58,6 +61,7 @@ _MODULES = {
     "ProviderContract": "contract",
     "Reply": "server",
     "Request": "server",
+    "Sample": "content",
     "ScriptedServer": "server",
     "Signal": "server",
     "check_events": "grammar",

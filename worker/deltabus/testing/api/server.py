@@ -211,6 +211,9 @@ class ApiServer:
             self._book.failures.append(exc)
             raise
         finally:
+            # A client that goes in the middle of a form may be taken for one that writes bad forms.
+            if request.transport is None or request.transport.is_closing():
+                received.lost.set()
             received.done.set()
 
 
