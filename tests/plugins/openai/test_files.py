@@ -1,4 +1,4 @@
-"""Files against a server that keeps them, in its dialects and with its faults; nothing is left there that should not be."""
+"""Files at a server that keeps them, in its dialects and with its faults: nothing is left that should not be."""
 
 from __future__ import annotations
 

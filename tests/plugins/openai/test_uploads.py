@@ -1,4 +1,4 @@
-"""Files over the limit of one request go in parts, several at a time, and are cancelled at the endpoint where that fails."""
+"""Files over the limit of one request go in parts, several at a time; what fails is cancelled at the endpoint."""
 
 from __future__ import annotations
 
