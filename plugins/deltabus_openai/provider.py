@@ -76,7 +76,7 @@ class OpenAIProvider(Provider):
         return await self._media.images(request)
 
     async def check(self) -> Health:
-        return await self._client.check(self._models_url, wire.model_names)
+        return await self._client.check(self._models_url, wire.models)
 
     async def aclose(self) -> None:
         await self._files.aclose()

@@ -41,12 +41,12 @@ _BROKEN: Mapping[str, type[TaskError]] = {
 _decode = msgspec.json.Decoder().decode
 
 
-def model_names(listed: Any) -> list[str] | None:
-    """The models in a list of them, OpenAI's or Ollama's; None if that is not what it is."""
+def models(listed: Any) -> list[dict[str, Any]] | None:
+    """The models in a list of them, OpenAI's or Ollama's, each with an `id`; None if that is not what it is."""
     found = listed.get("data", listed.get("models")) if isinstance(listed, dict) else listed
     if not isinstance(found, list):
         return None
-    return [str(model.get("id") or model.get("name")) for model in found if isinstance(model, dict)]
+    return [{**model, "id": str(model.get("id") or model.get("name"))} for model in found if isinstance(model, dict)]
 
 
 class AnswerDecoder:

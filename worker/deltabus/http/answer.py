@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from deltabus.http import errors
+from deltabus.http import errors, shapes
 from deltabus.http.sse import Event, SSEDecoder
 from deltabus.provider import Chunk, Completion, PayloadTooLarge, ProviderProtocol, StreamTruncated
 
@@ -98,20 +98,19 @@ class DocumentDecoder(ABC, Generic[_Shape]):
 
     @abstractmethod
     def event(self, document: _Shape) -> Iterable[Chunk]:
-        """The chunks that a part of a streamed answer makes. Sets `done` or `settled` at the end of the answer."""
+        """The chunks that a part of a streamed answer makes, or an answer that was not streamed.
 
-    @abstractmethod
-    def whole(self, document: _Shape) -> Completion:
-        """The completion that an answer makes which was not streamed."""
+        Sets `done` or `settled` at the end of the answer.
+        """
 
     def last(self) -> Iterable[Chunk]:
-        """What is still to be said when a stream has ended as it should."""
+        """What is still to be said when the answer has ended as it should."""
         return ()
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
         """See `Decoder`."""
         for _, payload in self._body.feed(data):
-            yield from self.event(self._document(payload))
+            yield from self._chunks(payload)
             if self.done:
                 return
 
@@ -121,16 +120,24 @@ class DocumentDecoder(ABC, Generic[_Shape]):
             data = self._body.json()
             if not data:
                 raise StreamTruncated("the answer's body is empty")
-            yield self.whole(self._document(data, tail=True))
+            yield shapes.completion([*self._chunks(data, tail=True), *self.last()])
             return
         if not (self.done or self.settled):
             for _, payload in self._body.close():
-                yield from self.event(self._document(payload, tail=True))
+                yield from self._chunks(payload, tail=True)
         if not (self.done or self.settled):
             raise StreamTruncated(f"the answer broke off after {self._documents} events")
         yield from self.last()
 
-    def _document(self, payload: bytes, *, tail: bool = False) -> _Shape:
+    def _chunks(self, payload: bytes, *, tail: bool = False) -> Iterator[Chunk]:
+        document = self._document(payload, tail=tail)
+        try:
+            yield from self.event(document)
+        except (AttributeError, LookupError, TypeError, ValueError) as exc:
+            # Deeper than the shape goes, it is not what the plugin was promised.
+            raise ProviderProtocol(f"event {self._documents} of the answer is not what this API says") from exc
+
+    def _document(self, payload: bytes, *, tail: bool) -> _Shape:
         self._documents += 1
         try:
             document: Any = msgspec.json.decode(payload)

@@ -27,6 +27,7 @@ from deltabus.provider import (
     Health,
     NotFound,
     Permission,
+    ProviderProtocol,
     ProviderTimeout,
     Request,
     StreamTruncated,
@@ -214,21 +215,36 @@ class Client:
         """Ask for bytes, of any type. Arguments and errors are those of `open` and `deltabus.http.download.begin`."""
         return await download.begin(self.open(method, url, request, content, extra={"Accept": "*/*"}), judge)
 
-    async def check(self, url: httpx.URL, names: Callable[[Any], Sequence[str] | None]) -> Health:
+    async def models(
+        self, url: httpx.URL, request: Request, models: Callable[[Any], list[dict[str, Any]] | None]
+    ) -> dict[str, Any]:
+        """All of a provider's `models`; arguments as in `check`, errors as in `json`."""
+
+        def read(listed: Any) -> dict[str, Any]:
+            if (found := models(listed)) is None:
+                raise ProviderProtocol("it answers, but not with a list of models")
+            return {"object": "list", "data": found}
+
+        answer: dict[str, Any] = await self.json("GET", url, request, read=read)
+        return answer
+
+    async def check(self, url: httpx.URL, models: Callable[[Any], Sequence[Mapping[str, Any]] | None]) -> Health:
         """All of a provider's `check`: ask for the list of models.
 
         Args:
             url: of the list.
-            names: the models in what came; None where it is no list of models.
+            models: those in what came, each with an `id`; None where it is no list of models.
         """
         limits = Timeouts(connect=self._config.timeouts.connect, first_byte=CHECK, total=CHECK)
         try:
-            found = names(await self.json("GET", url, timeouts=limits))
+            found = models(await self.json("GET", url, timeouts=limits))
         except TaskError as exc:
             return Health(ok=False, detail=_advice(exc))
         if found is None:
             return Health(ok=False, detail="it answers, but not with a list of models: base_url is probably wrong")
-        return Health(ok=True, detail=f"{len(found)} models", models=tuple(found[:MAX_MODELS]))
+        return Health(
+            ok=True, detail=f"{len(found)} models", models=tuple(str(model["id"]) for model in found[:MAX_MODELS])
+        )
 
     async def aclose(self) -> None:
         """Close all connections; a later request opens new ones."""

@@ -7,10 +7,12 @@ HTTP 200), and names that only say a direction (`server_error`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -205,7 +207,7 @@ def from_body(error: Mapping[str, Any], status: int | None = None) -> TaskError:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or `retry-after` (seconds or an HTTP date); None if neither says."""
+    """Seconds to wait, from `retry-after-ms`, `retry-after` (seconds or an HTTP date) or a limit; None if none says."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()
         if not text:
@@ -219,7 +221,18 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
                 continue
         if 0 <= seconds < float("inf"):
             return seconds
-    return None
+    return _reset(headers)
+
+
+def _reset(headers: Mapping[str, str]) -> float | None:
+    """Seconds until what is used up is reset: https://platform.claude.com/docs/en/api/rate-limits#response-headers."""
+    waits = []
+    for limit in ("requests", "tokens", "input-tokens", "output-tokens"):
+        if headers.get(f"anthropic-ratelimit-{limit}-remaining", "").strip() == "0":
+            with contextlib.suppress(ValueError):
+                reset = datetime.fromisoformat(headers.get(f"anthropic-ratelimit-{limit}-reset", ""))
+                waits.append(max(0.0, reset.timestamp() - time.time()))
+    return max(waits, default=None)
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
