@@ -56,7 +56,9 @@ class GeminiProvider(Provider):
         body = merge(request.body)
         url = self._config.endpoint.url(f"{wire.path(body['model'])}:batchEmbedContents")
         document = wire.embedding_requests(body)
-        made: dict[str, Any] = await self._client.json("POST", url, request, document, read=partial(wire.embeddings, body))
+        made: dict[str, Any] = await self._client.json(
+            "POST", url, request, document, read=partial(wire.embeddings, body)
+        )
         return made
 
     async def models(self, request: Request) -> dict[str, Any]:
