@@ -1,6 +1,6 @@
 """Writes the JSON Schemas of the protocol, from the types with which the worker itself reads and writes.
 
-    python ops/schema/generate.py            write envelope.json and event.json next to this file
+    python ops/schema/generate.py            write envelope.json, event.json and file.json next to this file
     python ops/schema/generate.py --check    write nothing; exit 1 if one of them is out of date
 
 The types say what a field is. What the worker checks beyond that (`deltabus.envelope.parse`) and what it
@@ -18,7 +18,8 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from deltabus import envelope, errors, events, keys
+from deltabus import envelope, errors, events, files, keys
+from deltabus.depot import source
 
 HERE: Final = Path(__file__).resolve().parent
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -31,7 +32,7 @@ _COMMENTED_FIELD = re.compile(r"((?:^ +#: .*\n)+) +(\w+):", re.MULTILINE)
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Every schema, by the name of its file."""
-    return {"envelope.json": envelope_schema(), "event.json": event_schema()}
+    return {"envelope.json": envelope_schema(), "event.json": event_schema(), "file.json": file_schema()}
 
 
 def render(schema: dict[str, Any]) -> str:
@@ -76,6 +77,88 @@ def event_schema() -> dict[str, Any]:
         "description": "One fact about a task: an entry of its log, and the message on its channel.",
         "oneOf": union["anyOf"],
         "$defs": components,
+    }
+
+
+def file_schema() -> dict[str, Any]:
+    """What the `request` of a file task is, for a provider that keeps to the API's limits."""
+    least, most = files.EXPIRY
+    first, last = files.PAGE
+    text: dict[str, Any] = {"type": ["string", "null"]}
+    expires = {
+        "type": ["object", "null"],
+        "properties": {
+            "anchor": {"const": "created_at"},
+            "seconds": {"type": "integer", "minimum": least, "maximum": most},
+        },
+        "required": ["anchor", "seconds"],
+    }
+    file_id = {"type": "string", "pattern": _whole(files.FILE_ID.pattern)}
+    operations = {
+        "upload": (
+            ("source", "purpose"),
+            {
+                "source": {"$ref": "#/$defs/Source"},
+                "purpose": {"enum": list(files.PURPOSES)},
+                "filename": {**text, "pattern": r"^[^/\\\x00-\x1f\x7f]+$"},
+                "media_type": {**text, "pattern": _whole(files.MEDIA_TYPE.pattern)},
+                "expires_after": expires,
+            },
+        ),
+        "list": (
+            (),
+            {
+                "purpose": {"enum": [*files.LISTED_PURPOSES, None]},
+                "limit": {"type": ["integer", "null"], "minimum": first, "maximum": last},
+                "order": {"enum": ["asc", "desc", None]},
+                "after": {"anyOf": [file_id, {"type": "null"}]},
+            },
+        ),
+        "get": (("file_id",), {"file_id": file_id}),
+        "content": (
+            ("file_id",),
+            {"file_id": file_id, "to": {"anyOf": [{"$ref": "#/$defs/Destination"}, {"type": "null"}]}},
+        ),
+        "delete": (("file_id",), {"file_id": file_id}),
+    }
+    assert tuple(operations) == files.OPERATIONS
+    about: dict[str, Any] = {"filename": text, "media_type": text}
+    announced: dict[str, Any] = {
+        "size": {"type": ["integer", "null"], "minimum": 0},
+        "sha256": {**text, "pattern": "^[0-9a-fA-F]{64}$"},
+    }
+    place = {"type": "string", "minLength": 1}
+    blob = {"type": "string", "pattern": _whole(keys.TASK_ID.pattern)}
+    sources = {kind: blob if kind == "blob" else place for kind in source.SOURCES}
+    targets = {kind: {"anyOf": [{"const": True}, blob]} if kind == "blob" else place for kind in source.DESTINATIONS}
+    return {
+        "$schema": DIALECT,
+        "$id": "urn:deltabus:v1:file",
+        "title": "File request",
+        "description": "The `request` of `deltabus.tasks.file`. Other keys are the API's, and forwarded.",
+        "oneOf": [
+            {
+                "type": "object",
+                "properties": {"operation": {"const": operation}, **fields},
+                "required": ["operation", *required],
+            }
+            for operation, (required, fields) in operations.items()
+        ],
+        "$defs": {
+            "Source": _one_of("Where bytes come from.", sources, {**about, **announced}),
+            "Destination": _one_of("Where bytes go to.", targets, about),
+        },
+    }
+
+
+def _one_of(description: str, kinds: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """An object with exactly one of the first keys, and perhaps some of the others."""
+    return {
+        "type": "object",
+        "description": description,
+        "properties": {**kinds, **more},
+        "additionalProperties": False,
+        "oneOf": [{"required": [kind]} for kind in kinds],
     }
 
 

@@ -12,8 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from deltabus import envelope, events, keys
+from deltabus import envelope, events, files, keys
+from deltabus.depot.source import Destination, Source
 from deltabus.errors import InvalidRequest
+from deltabus.provider import Capabilities
 
 GOLDEN = Path(__file__).parent
 SCHEMA = GOLDEN.parents[1] / "ops" / "schema"
@@ -52,6 +54,51 @@ BAD_ENVELOPES: dict[str, Any] = {
     "header name with a space": {"request": REQUEST, "headers": {"X Team": "x"}},
     "header smuggling": {"request": REQUEST, "headers": {"X-Team": "a\r\nHost: b"}},
     "header that is no string": {"request": REQUEST, "headers": {"X-Team": 1}},
+}
+
+UPLOAD: dict[str, Any] = {"operation": "upload", "source": {"blob": "b-1"}, "purpose": "user_data"}
+FILE_REQUESTS: dict[str, Any] = {
+    "upload": UPLOAD,
+    "upload with all there is": {
+        **UPLOAD,
+        "source": {"url": "https://x.example/a.pdf", "filename": "a.pdf", "size": 7, "sha256": "0" * 64},
+        "filename": "b.pdf",
+        "media_type": "application/pdf; charset=x",
+        "expires_after": {"anchor": "created_at", "seconds": 3600},
+        "anything": "else",
+    },
+    "list": {"operation": "list"},
+    "list with all there is": {
+        "operation": "list",
+        "purpose": "batch_output",
+        "limit": 10,
+        "order": "asc",
+        "after": "f-1",
+    },
+    "get": {"operation": "get", "file_id": "f-1"},
+    "content": {"operation": "content", "file_id": "f-1", "to": None},
+    "content into storage": {"operation": "content", "file_id": "f-1", "to": {"url": "s3://b/k"}},
+    "delete": {"operation": "delete", "file_id": "f-1"},
+}
+BAD_FILE_REQUESTS: dict[str, Any] = {
+    "no operation": {"file_id": "f-1"},
+    "another operation": {"operation": "rename"},
+    "no source": {"operation": "upload", "purpose": "batch"},
+    "a source of two kinds": {**UPLOAD, "source": {"blob": "b-1", "url": "https://x.example"}},
+    "a source of no kind": {**UPLOAD, "source": {"filename": "x"}},
+    "a source with another key": {**UPLOAD, "source": {"blob": "b-1", "headers": {}}},
+    "a blob with a slash": {**UPLOAD, "source": {"blob": "a/b"}},
+    "no purpose": {"operation": "upload", "source": {"blob": "b-1"}},
+    "another purpose": {**UPLOAD, "purpose": "fun"},
+    "a name with a folder": {**UPLOAD, "filename": "a/b"},
+    "no MIME type": {**UPLOAD, "media_type": "pdf"},
+    "too short an expiry": {**UPLOAD, "expires_after": {"anchor": "created_at", "seconds": 1}},
+    "another anchor": {**UPLOAD, "expires_after": {"anchor": "now", "seconds": 3600}},
+    "no page": {"operation": "list", "limit": 0},
+    "another order": {"operation": "list", "order": "up"},
+    "no file": {"operation": "get"},
+    "a file that leads elsewhere": {"operation": "delete", "file_id": "../models"},
+    "a target of two kinds": {"operation": "content", "file_id": "f-1", "to": {"blob": True, "path": "/x"}},
 }
 
 STARTED: dict[str, Any] = {"type": "started", "task": "t-1", "id": "1-0", "at": 1.5}
@@ -118,7 +165,31 @@ def test_an_envelope_that_the_worker_refuses_is_not_valid(value):
     assert not validator("envelope.json").is_valid(value)
 
 
-@pytest.mark.parametrize("name", ["envelope.json", "event.json"])
+def check_file_request(request: dict[str, Any]) -> None:
+    """What the worker makes of it: the rules of the request, and of what it names."""
+    match files.prepare(request, Capabilities(files=True)):
+        case files.Upload(source=source):
+            Source.read(source, "request.source", filename=None, media_type=None)
+        case files.Fetch(to=to):
+            Destination.read(to, "request.to")
+
+
+@pytest.mark.parametrize("request_", FILE_REQUESTS.values(), ids=FILE_REQUESTS)
+def test_a_file_request_that_the_worker_takes_is_valid(request_):
+    check_file_request(request_)
+
+    validator("file.json").validate(request_)
+
+
+@pytest.mark.parametrize("request_", BAD_FILE_REQUESTS.values(), ids=BAD_FILE_REQUESTS)
+def test_a_file_request_that_the_worker_refuses_is_not_valid(request_):
+    with pytest.raises(InvalidRequest):
+        check_file_request(request_)
+
+    assert not validator("file.json").is_valid(request_)
+
+
+@pytest.mark.parametrize("name", ["envelope.json", "event.json", "file.json"])
 def test_every_reference_leads_somewhere(name):
     text = (SCHEMA / name).read_text(encoding="utf-8")
 

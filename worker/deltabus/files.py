@@ -34,11 +34,11 @@ PAGE: Final = (1, 10_000)
 #: Bytes of a file's name, as most file systems allow.
 _LONGEST_NAME: Final = 255
 
-# An id becomes a segment of the provider's URL: nothing that divides one, escapes, or climbs (`..`).
-_FILE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:=~@+-]{0,511}")
+#: An id becomes a segment of the provider's URL: nothing that divides one, escapes, or climbs (`..`).
+FILE_ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:=~@+-]{0,511}")
 _NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
-# RFC 6838, 4.2, perhaps with parameters (RFC 9110, 8.3.1) and never with what would end a header.
-_MEDIA_TYPE = re.compile(
+#: RFC 6838, 4.2, perhaps with parameters (RFC 9110, 8.3.1) and never with what would end a header.
+MEDIA_TYPE: Final = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}(\s*;[\x20-\x7e]{1,200})?"
 )
 
@@ -143,7 +143,7 @@ def check_name(field: Field) -> str:
 def check_media_type(field: Field) -> str:
     """A MIME type, fit for a header."""
     media_type = field.string("a MIME type such as application/pdf")
-    if not _MEDIA_TYPE.fullmatch(media_type):
+    if not MEDIA_TYPE.fullmatch(media_type):
         raise field.error(
             "must be a MIME type such as application/pdf or image/png; leave it out to go by the file's name"
         )
@@ -205,7 +205,7 @@ def _file_id(root: Field) -> str:
 
 def _check_id(field: Field, what: str) -> str:
     value = field.string(what)
-    if not _FILE_ID.fullmatch(value):
+    if not FILE_ID.fullmatch(value):
         raise field.error(f"must be {what}: 1 to 512 letters, digits and `_ . : = ~ @ + -`, not starting with a dot")
     return value
 
