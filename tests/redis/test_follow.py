@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 from badline import over_bad_line
-
 from bench import TASK, bench, chunk, completed, flushed
+
 from deltabus import commit, events, feed, follow, keys
 from deltabus.errors import (
     BusUnavailable,

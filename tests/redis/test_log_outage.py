@@ -11,9 +11,9 @@ import pytest
 import redis
 import redis.asyncio
 from badline import over_bad_line
+from bench import bench
 from streaming import Streaming, numbers, streamed
 
-from bench import bench
 from deltabus import commit, keys
 from deltabus.errors import (
     BusUnavailable,
