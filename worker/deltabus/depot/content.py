@@ -17,8 +17,9 @@ from deltabus.errors import BlobNotFound, InvalidRequest, NotFound, PayloadTooLa
 from deltabus.fields import Field
 from deltabus.provider import Content
 
-#: Bytes of a piece, at most.
-PIECE: Final = 1024 * 1024
+#: Bytes that are read from or written to a file at once. Threads' allocators keep what was freed, so that pieces of
+#: 1 MiB cost 40 MiB of memory, no less time.
+PIECE: Final = 256 * 1024
 
 # RFC 2397. Parameters may be quoted, which nobody does and this does not read.
 _DATA_URL: Final = re.compile(r"data:(?P<type>[^,;]*)(?P<parameters>(?:;[^,;]*)*),", re.ASCII | re.IGNORECASE)

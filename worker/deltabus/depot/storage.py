@@ -21,7 +21,7 @@ from deltabus.provider import Content
 SCHEMES: Final = ("s3", "gs", "az")
 
 #: Bytes that one request to the storage asks for, or sends.
-BLOCK: Final = 8 * PIECE
+BLOCK: Final = 8 * 1024 * 1024
 
 
 def is_storage(url: str) -> bool:

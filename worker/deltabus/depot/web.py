@@ -22,7 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from deltabus.depot.addresses import is_public
-from deltabus.depot.content import too_large
+from deltabus.depot.content import PIECE, too_large
 from deltabus.depot.openfile import OpenFile
 from deltabus.depot.threads import Threads
 from deltabus.errors import Internal, NotFound, ProviderTimeout, ProviderUnavailable, StreamTruncated, TaskError
@@ -31,9 +31,6 @@ from deltabus.settings import Settings
 
 #: Redirects that are followed.
 REDIRECTS: Final = 5
-
-#: Bytes that are collected before they are written, and at most made of one piece by inflating it.
-PIECE: Final = 1024 * 1024
 
 #: Seconds that connecting may take, and that a server may be silent, however long the whole may take.
 CONNECT_TIMEOUT: Final = 10.0
