@@ -22,7 +22,11 @@ DELTABUS = (sys.executable, "-P", "-m", "deltabus.cli")
 
 def environ(redis_url: str | None = None, **more: str) -> dict[str, str]:
     """An environment without what this machine's user has configured."""
-    kept = {key: value for key, value in os.environ.items() if not re.match("DELTABUS_|OPENAI_|REDIS_|RQ_", key)}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not re.match("DELTABUS_|OPENAI_|ANTHROPIC_|GEMINI_|GOOGLE_|REDIS_|RQ_", key)
+    }
     if redis_url is not None:
         kept["DELTABUS_REDIS_URL"] = redis_url
     return kept | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "TERM": "dumb"} | more

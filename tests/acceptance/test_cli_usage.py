@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,8 +30,9 @@ Invoke = Callable[..., Result]
 def deltabus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Run a command in an empty folder with a bare environment."""
     monkeypatch.chdir(tmp_path)
-    for name in ("DELTABUS_REDIS_URL", "REDIS_URL", "DELTABUS_CONFIG", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if re.match("(DELTABUS|REDIS|OPENAI|ANTHROPIC|GEMINI|GOOGLE)_", name):
+            monkeypatch.delenv(name)
 
     def invoke(*words: str, input: bytes | None = None) -> Result:
         return CliRunner().invoke(main, words, input=input)

@@ -285,7 +285,7 @@ class Process:
 def site(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """The shared server, empty, and no configuration from outside: the echo provider answers."""
     for name in list(os.environ):
-        if name.startswith(("OPENAI_", "DELTABUS_")):
+        if name.startswith(("OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "DELTABUS_")):
             monkeypatch.delenv(name)
     site = Site(redis_url)
     site.redis.config_set("notify-keyspace-events", "KA")

@@ -33,7 +33,9 @@ def environ(tmp_path):
     command.write_text(f"#!{programs / 'python'}\nfrom deltabus.cli import main\nmain()\n")
     command.chmod(0o755)
     kept = {
-        name: value for name, value in os.environ.items() if not re.match("(?i)DELTABUS_|OPENAI_|PIP_|.*_PROXY", name)
+        name: value
+        for name, value in os.environ.items()
+        if not re.match("(?i)DELTABUS_|(OPENAI|ANTHROPIC|GEMINI|GOOGLE)_|PIP_|.*_PROXY", name)
     }
     return {
         **kept,

@@ -111,6 +111,40 @@ def test_either_address_or_key_is_enough(variable):
     assert list(settings.load(environ={variable: "x"}).providers) == ["openai"]
 
 
+@pytest.mark.parametrize(
+    ("variable", "provider"),
+    [
+        ("ANTHROPIC_API_KEY", "anthropic"),
+        ("ANTHROPIC_BASE_URL", "anthropic"),
+        ("GEMINI_API_KEY", "gemini"),
+        ("GOOGLE_API_KEY", "gemini"),
+    ],
+)
+def test_another_vendors_variable_makes_its_provider_which_gets_all_models(variable, provider):
+    loaded = settings.load(environ={variable: "x"})
+    assert [(each.name, each.plugin, each.models) for each in loaded.providers.values()] == [
+        (provider, provider, ("*",))
+    ]
+    assert loaded.sources[f"providers.{provider}"] == variable
+
+
+def test_several_vendors_share_the_models_and_openai_gets_the_rest():
+    environ = {"OPENAI_API_KEY": "a", "ANTHROPIC_API_KEY": "b", "GEMINI_API_KEY": "c", "GOOGLE_API_KEY": "d"}
+    loaded = settings.load(environ=environ)
+    assert [(each.name, each.models) for each in loaded.providers.values()] == [
+        ("anthropic", ("claude-*",)),
+        ("gemini", ("gemini-*", "gemma-*")),
+        ("openai", ("*",)),
+    ]
+    assert loaded.providers["gemini"].options == {"api_key": "c"}
+    assert loaded.sources["providers.gemini"] == "GEMINI_API_KEY"
+
+
+def test_a_server_of_ones_own_is_asked_for_all_models():
+    environ = {"OPENAI_BASE_URL": "http://gateway", "ANTHROPIC_API_KEY": "b"}
+    assert list(settings.load(environ=environ).providers) == ["openai", "anthropic"]
+
+
 @pytest.mark.parametrize("environ", [{"OPENAI_ORG_ID": "org"}, {"OPENAI_API_KEY": ""}])
 def test_without_address_and_key_there_is_echo(environ):
     assert list(settings.load(environ=environ).providers) == ["echo"]

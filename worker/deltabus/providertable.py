@@ -13,12 +13,24 @@ from deltabus import configfile
 from deltabus.configvalue import kind, public_url
 from deltabus.errors import ConfigError
 
-#: Where no provider is configured, these variables make one that is called `openai`.
-OPENAI_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
-    "base_url": ("OPENAI_BASE_URL",),
-    "api_key": ("OPENAI_API_KEY",),
-    "organization": ("OPENAI_ORG_ID", "OPENAI_ORGANIZATION"),
-    "project": ("OPENAI_PROJECT_ID",),
+#: Where no provider is configured, these variables make some, called like their plugins. They are those that the
+#: vendors' own SDKs read.
+VARIABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "anthropic": {"base_url": ("ANTHROPIC_BASE_URL",), "api_key": ("ANTHROPIC_API_KEY",)},
+    "gemini": {"base_url": ("GOOGLE_GEMINI_BASE_URL",), "api_key": ("GEMINI_API_KEY", "GOOGLE_API_KEY")},
+    "openai": {
+        "base_url": ("OPENAI_BASE_URL",),
+        "api_key": ("OPENAI_API_KEY",),
+        "organization": ("OPENAI_ORG_ID", "OPENAI_ORGANIZATION"),
+        "project": ("OPENAI_PROJECT_ID",),
+    },
+}
+
+#: The models of each where there are several of them; OpenAI's API has many vendors' models.
+_MODELS: Final[Mapping[str, list[str]]] = {
+    "anthropic": ["claude-*"],
+    "gemini": ["gemini-*", "gemma-*"],
+    "openai": ["*"],
 }
 
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -95,22 +107,34 @@ def _provider(name: str, table: dict[str, Any], environ: Mapping[str, str], wher
     )
 
 
-def fallback(environ: Mapping[str, str]) -> tuple[dict[str, ProviderSettings], str]:
-    """The provider of those who configure none: `openai` where OPENAI_* variables say how, else `echo`.
+def fallback(environ: Mapping[str, str]) -> tuple[dict[str, ProviderSettings], dict[str, str]]:
+    """The providers of those who configure none: one for each vendor whose variables say how, else `echo`.
+
+    A server at OPENAI_BASE_URL has whatever models it has, so it is asked first.
 
     Returns:
-        the provider by name, and where it comes from.
+        the providers by name, in the order in which their models are looked for, and where each comes from.
     """
-    table: dict[str, Any] = {}
-    source = "default"
-    for option, variables in OPENAI_VARIABLES.items():
-        variable = next(filter(environ.get, variables), None)
-        if variable is not None:
-            table[option] = f"${{{variable}}}"
-            source = variable if source == "default" else source
-    if "base_url" in table or "api_key" in table:
-        return {"openai": _provider("openai", {"plugin": "openai", **table}, environ, "the environment")}, source
-    return {"echo": ProviderSettings(name="echo", plugin="echo")}, "default"
+    tables: dict[str, dict[str, Any]] = {}
+    sources: dict[str, str] = {}
+    for plugin, options in VARIABLES.items():
+        used = {option: next(filter(environ.get, names), None) for option, names in options.items()}
+        if used["base_url"] or used["api_key"]:
+            tables[plugin] = {option: f"${{{variable}}}" for option, variable in used.items() if variable}
+            sources[plugin] = next(filter(None, used.values()))
+    if "base_url" in tables.get("openai", {}):
+        tables = {"openai": tables.pop("openai"), **tables}
+    if not tables:
+        return {"echo": ProviderSettings(name="echo", plugin="echo")}, {"echo": "default"}
+    return {
+        plugin: _provider(
+            plugin,
+            {"plugin": plugin, "models": _MODELS[plugin] if len(tables) > 1 else ["*"], **table},
+            environ,
+            "the environment",
+        )
+        for plugin, table in tables.items()
+    }, sources
 
 
 def _credentials(key: str, value: Any) -> Iterator[str]:

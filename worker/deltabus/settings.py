@@ -210,10 +210,11 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     for name, variable in _variables(environ):
         values[name] = _from_variable(name, variable, environ[variable])
         sources[name] = variable
-    providers, source = providertable.read(tables, environ, str(file)), str(file)
+    providers = providertable.read(tables, environ, str(file))
+    origins = dict.fromkeys(providers, str(file))
     if not providers:
-        providers, source = providertable.fallback(environ)
-    sources |= {f"providers.{name}": source for name in providers}
+        providers, origins = providertable.fallback(environ)
+    sources |= {f"providers.{name}": origin for name, origin in origins.items()}
     return Settings(**values, providers=providers, sources=sources)
 
 
