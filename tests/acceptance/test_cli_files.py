@@ -21,6 +21,7 @@ from redis import Redis
 
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis
+from deltabus.testing import Reply, ScriptedServer
 from deltabus.testing.api import ApiServer, Fault
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -52,6 +53,7 @@ def url(server: ApiServer, folder: Path) -> Iterator[str]:
         "DELTABUS_DRAIN_TIMEOUT": "0",
         "DELTABUS_RETRY_DELAY": "0.01",
         "DELTABUS_FILE_ROOTS": str(folder),
+        "DELTABUS_URL_HOSTS": "127.0.0.1",
     }
     with EmbeddedRedis() as redis, Background([*DELTABUS, "worker"], environ=environ(redis.url, **variables)) as worker:
         worker.wait_for("worker started")
@@ -148,6 +150,23 @@ def test_a_file_comes_from_wherever_it_is(run: Run, server: ApiServer, folder: P
     ours, theirs = server.files
     assert (ours.data, ours.filename, ours.media_type) == (b"from stdin", "notes.txt", "text/plain")
     assert (theirs.data, theirs.filename) == (b"on the worker's side", "theirs.txt")
+
+
+def test_the_worker_fetches_a_url_where_its_host_is_allowed(run: Run, server: ApiServer) -> None:
+    page = Reply(headers={"Content-Type": "text/markdown"}, body=[b"from ", b"the web"])
+    with ScriptedServer(page) as web:
+        answer(run("file", "upload", "--url", f"{web.url}/notes.md"))
+    (stored,) = server.files
+    assert (stored.data, stored.filename, stored.media_type) == (b"from the web", "notes.md", "text/markdown")
+
+
+def test_a_reader_that_leaves_ends_the_download_quietly(server: ApiServer, url: str) -> None:
+    stored = server.put(DATA, "large.bin")
+    words = f"{' '.join(DELTABUS)} file content {stored.id} | head -c 3 | wc -c; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", words], env=environ(url), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (exits.PIPE, "3", "")
 
 
 def test_a_list_goes_on_page_after_page(run: Run, server: ApiServer) -> None:

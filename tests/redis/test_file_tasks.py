@@ -215,6 +215,26 @@ BAD: dict[str, tuple[dict[str, Any], str, str | None]] = {
         "unsupported",
         "request.source.path",
     ),
+    "a URL of this host": (
+        {"operation": "upload", "purpose": "batch", "source": {"url": "http://127.0.0.1:6379/x"}},
+        "invalid_request",
+        "request.source.url",
+    ),
+    "a URL of the cloud's own data": (
+        {"operation": "upload", "purpose": "batch", "source": {"url": "http://169.254.169.254/latest/meta-data"}},
+        "invalid_request",
+        "request.source.url",
+    ),
+    "storage that is not configured": (
+        {"operation": "upload", "purpose": "batch", "source": {"url": "s3://bucket/key"}},
+        "unsupported",
+        "request.source.url",
+    ),
+    "a download to nowhere": (
+        {"operation": "content", "file_id": "file-0", "to": {"url": "https://x.example/y"}},
+        "invalid_request",
+        "request.to.url",
+    ),
     "a wrong MIME type": (
         {"operation": "upload", "purpose": "batch", "source": {"blob": "small"}, "media_type": "pdf"},
         "invalid_request",
@@ -239,7 +259,7 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(
     with site.worker("file", settings=limited), Bus(settings=limited) as bus:
         info = failure(bus, request_)
     assert [info.code, info.param] == refused, info
-    assert "upload" not in shelf.CALLS
+    assert {"upload", "content"}.isdisjoint(shelf.CALLS)
     assert set(blobs(site)) == before
 
 

@@ -123,7 +123,8 @@ async def save(bus: AsyncBus, screen: Screen, kept: dict[str, Any], output: str 
     """
     target = None if output in {None, "-"} else Path(str(output))
     if target is not None and target.is_dir():
-        target = target / (Path(kept.get("filename") or "").name or kept["id"])
+        name = Path(kept.get("filename") or "").name
+        target = target / (name if name.strip(".") else kept["id"])
     digest = hashlib.sha256()
     done = 0
     try:
