@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from deltabus.testing import Case, ProviderContract
+from deltabus.testing import LOCALAI, OPENAI, ApiServer, Case, Fault, ProviderContract
 from deltabus.testing.server import Action, Reply, Request, ScriptedServer
 from deltabus_openai import OpenAIProvider
 
@@ -46,6 +46,7 @@ def answer(request: Request) -> Reply:
 
 
 class TestOpenAI(ProviderContract):
+    dialect = OPENAI
     plugin = OpenAIProvider
     secret = SECRET
     codes = tuple(REFUSALS)
@@ -84,3 +85,32 @@ class TestOpenAI(ProviderContract):
         status, name = REFUSALS[code]
         error = {"message": f"no, {SECRET} is not welcome", "type": None, "param": None, "code": name}
         return self.serving(Reply.json({"error": error}, status))
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[Case]:
+        with ApiServer(self.dialect, api_key=SECRET) as server:
+            yield self.with_files(server)
+
+    @asynccontextmanager
+    async def stalling(self) -> AsyncIterator[Case]:
+        with ApiServer(self.dialect, api_key=SECRET) as server:
+            server.fault(Fault.stall(after=100_000), on="POST /files")
+            yield self.with_files(server)
+
+    def with_files(self, server: ApiServer) -> Case:
+        async def closed() -> None:
+            await server.requests[0].lost.happened()
+
+        return Case(
+            provider=OpenAIProvider("kit", {**self.settings(), "base_url": server.url}),
+            request={},
+            arrived=server.received(1).happened,
+            closed=closed,
+            left=lambda: server.left,
+        )
+
+
+class TestLocalAI(TestOpenAI):
+    """The same, where the server is LocalAI."""
+
+    dialect = LOCALAI

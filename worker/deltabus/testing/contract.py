@@ -35,12 +35,10 @@ from deltabus import provider as seam
 from deltabus.provider import Chunk, Completion, ConfigError, Health, Provider, StreamTruncated, TaskError
 from deltabus.registry import GROUP, plugins
 from deltabus.testing.chunks import completion_violations, stream_text, stream_violations
-from deltabus.testing.situations import Case, Situations
+from deltabus.testing.filecontract import CROWD, FileContract
+from deltabus.testing.situations import Case
 
 __all__ = ["CROWD", "Case", "ProviderContract"]
-
-#: How many requests one provider has under way at once in the tests of concurrency.
-CROWD: Final = 100
 
 _ERRORS: Final[Mapping[str, type[TaskError]]] = {
     error.code: error
@@ -49,7 +47,7 @@ _ERRORS: Final[Mapping[str, type[TaskError]]] = {
 }
 
 
-class ProviderContract(Situations):
+class ProviderContract(FileContract):
     """The contract. A subclass, whose name starts with `Test`, gives what `Situations` lists."""
 
     # ------------------------------------------------------------------ the class and its settings

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import difflib
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, cast
@@ -16,7 +16,7 @@ import pytest
 from deltabus.provider import ChatRequest, Chunk, Completion, Provider, TaskError
 
 #: Hooks of the contract that a subclass may be exempt from.
-_SITUATIONS: Final = ("pausing", "silent", "breaking_off", "failing")
+_SITUATIONS: Final = ("pausing", "silent", "breaking_off", "failing", "keeping", "stalling")
 
 #: A `closed` that a Case need not have, where there is no connection.
 _CLOSED: Final = "closed"
@@ -36,6 +36,8 @@ class Case:
     arrived: Callable[[], Awaitable[object]] | None = None
     #: Returns when the endpoint has seen the request's connection close.
     closed: Callable[[], Awaitable[object]] | None = None
+    #: What the endpoint keeps now: files, uploads that were begun.
+    left: Callable[[], Sequence[object]] | None = None
 
     async def answer(self, *, stream: bool) -> list[Chunk | Completion]:
         """Ask, and collect what comes until the end."""
@@ -94,10 +96,17 @@ class Situations:
         """The endpoint refuses every request in the way that the plugin is to classify as `code`."""
         raise NotImplementedError
 
+    def keeping(self) -> AbstractAsyncContextManager[Case]:
+        """The endpoint keeps files, gives them back and deletes them. Wanted where `capabilities.files` is true."""
+        raise NotImplementedError
+
+    def stalling(self) -> AbstractAsyncContextManager[Case]:
+        """The endpoint reads the beginning of an upload, and no more. Wanted where `capabilities.files` is true."""
+        raise NotImplementedError
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        contract = cls._contract()
-        standard = [name for name in vars(contract) if name.startswith("test_")]
+        standard = cls._standard()
         known = [*standard, *_SITUATIONS, _CLOSED]
         for name, reason in cls.exempt.items():
             if name not in known:
@@ -107,7 +116,7 @@ class Situations:
             if not reason.strip():
                 raise TypeError(f"{cls.__name__}.exempt gives no reason for {name!r}")
         for name in standard:
-            if getattr(cls, name) is not getattr(contract, name) and name not in cls.exempt:
+            if getattr(cls, name) is not standard[name] and name not in cls.exempt:
                 raise TypeError(
                     f"{cls.__name__} overrides the standard test {name} without saying why: give the reason in `exempt`"
                 )
@@ -120,12 +129,15 @@ class Situations:
     @pytest.fixture(autouse=True)
     def _exemption(self, request: pytest.FixtureRequest) -> None:
         name = request.function.__name__
-        if name in self.exempt and getattr(type(self), name) is getattr(self._contract(), name):
+        if name in self.exempt and getattr(type(self), name) is self._standard().get(name):
             pytest.skip(self.exempt[name])
 
     @classmethod
-    def _contract(cls) -> type[Situations]:
-        return next(base for base in reversed(cls.__mro__) if issubclass(base, Situations) and base is not Situations)
+    def _standard(cls) -> dict[str, Callable[..., None]]:
+        """The tests of the contract: of this class and those above it that are the kit's own."""
+        kit = __name__.rpartition(".")[0]
+        own = [base for base in cls.__mro__ if base.__module__.rpartition(".")[0] == kit]
+        return {name: test for base in own for name, test in vars(base).items() if name.startswith("test_")}
 
     def _make(self) -> Provider:
         return self.plugin("kit", self.settings())
@@ -158,11 +170,11 @@ class Situations:
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             waiting.cancel()
-            pytest.fail(f"chat() ended before it was cancelled: {task.exception()!r}")
+            pytest.fail(f"it ended before it was cancelled: {task.exception()!r}")
         task.cancel()
         await asyncio.wait({task}, timeout=self.patience / 2)
-        assert task.done(), "chat() goes on after it was cancelled"
-        assert task.cancelled(), "chat() swallows its cancellation: asyncio.CancelledError must get out"
+        assert task.done(), "it goes on after it was cancelled"
+        assert task.cancelled(), "it swallows its cancellation: asyncio.CancelledError must get out"
 
     async def _wait_closed(self, case: Case) -> None:
         if _CLOSED in self.exempt:
@@ -177,12 +189,15 @@ class Situations:
         try:
             await case.answer(stream=stream)
         except TaskError as exc:
-            self._check_hidden("the error", f"{exc} {exc.info} {exc!r}")
-            self._check_hidden("the error's traceback", "".join(traceback.format_exception(exc)))
+            self._check_error(exc)
             return exc
         except Exception as exc:  # noqa: BLE001  Whatever it is, it is the finding.
             pytest.fail(f"raised {exc!r}, which is reported as `internal`: map it to a class of deltabus.provider")
         pytest.fail("the answer passed for a good one; expected an error")
+
+    def _check_error(self, error: TaskError) -> None:
+        self._check_hidden("the error", f"{error} {error.info} {error!r}")
+        self._check_hidden("the error's traceback", "".join(traceback.format_exception(error)))
 
     def _check_hidden(self, what: str, text: str) -> None:
         assert not self.secret or self.secret not in text, f"{what} shows the credential"
