@@ -11,6 +11,7 @@ from deltabus import TaskCancelled, TaskFailed, TaskNotFound
 from deltabus.events import Completed, Delta, Started
 from deltabus.settings import load
 from deltabus.testing import check_events, memory_bus
+from deltabus.testing.api import ApiServer
 
 
 def test_a_task_streams_and_completes() -> None:
@@ -67,3 +68,14 @@ def test_leaving_does_not_wait_for_what_runs() -> None:
     with memory_bus() as bus:
         task = bus.chat(messages="hello", echo={"words": 9, "stall_after": 2})
         next(task.text())
+
+
+def test_files_go_through_it_too() -> None:
+    with ApiServer() as server:
+        settings = load(environ={"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-memory-0123456789"})
+        with memory_bus(settings) as bus:
+            made = bus.upload(b"a small file", filename="small.txt").result(timeout=30)
+            kept = bus.download(made["id"]).result(timeout=30)
+            assert b"".join(bus.read_blob(kept["id"])) == b"a small file"
+            assert bus.delete_file(made["id"]).result(timeout=30)["deleted"] is True
+        assert server.left == []
