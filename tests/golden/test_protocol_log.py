@@ -35,12 +35,12 @@ def transcript(client: redis.Redis, listener: redis.client.PubSub) -> bytes:
     return re.sub(rb'("type":"started"[^}]*"at":)[0-9.e+]+', rb"\g<1>%.2f" % AT, b"\n".join(lines) + b"\n")
 
 
-def write(redis_url: str, run, play) -> bytes:
+def write(redis_url: str, run, play, max_log_bytes: int = 1 << 20) -> bytes:
     """What `play(log)` leaves behind."""
 
     async def main() -> None:
         async with redis.asyncio.Redis.from_url(redis_url) as connection:
-            log = Log(connection, Settings(redis_url=redis_url, max_log_bytes=64))
+            log = Log(connection, Settings(redis_url=redis_url, max_log_bytes=max_log_bytes))
             await play(log)
             await log.aclose()
 
@@ -80,7 +80,7 @@ def test_a_long_log_gives_way_to_a_snapshot(golden, redis_url, run):
             await attempt.emit(Progress(task=TASK, at=AT, done=1))
         await attempt.seal(Completed(task=TASK, at=AT, result=None))
 
-    golden("log-snapshot.txt", write(redis_url, run, play))
+    golden("log-snapshot.txt", write(redis_url, run, play, max_log_bytes=64))
 
 
 def test_a_task_that_never_began_has_one_event(golden, redis_url, run):

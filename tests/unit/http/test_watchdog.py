@@ -187,3 +187,75 @@ def test_sending_that_takes_too_long_is_cancelled_and_named(
             assert scope.when() is None
 
     run(main())
+
+
+class Scope:
+    """What `asyncio.timeout_at` returns, as far as a watchdog asks it."""
+
+    def __init__(self, when: float | None) -> None:
+        self.when = when
+        self.over = False
+
+    def reschedule(self, when: float | None) -> None:
+        assert not self.over
+        self.when = when
+
+    def expired(self) -> bool:
+        return self.over
+
+
+@pytest.fixture
+def scopes(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[Scope]:
+    made: list[Scope] = []
+
+    def timeout_at(when: float | None) -> Scope:
+        made.append(Scope(when))
+        return made[-1]
+
+    monkeypatch.setattr("deltabus.http.watchdog.asyncio.timeout_at", timeout_at)
+    return made
+
+
+def test_an_upload_may_take_as_long_as_it_moves(clock: Clock, scopes: list[Scope]) -> None:
+    dog = Watchdog(limits(first_byte=10, between_bytes=3))
+    dog.sending()
+    [scope] = scopes
+    assert scope.when == 1010
+    dog.fetching()
+    assert scope.when is None, "the source has limits of its own"
+    for _ in range(100):
+        dog.writing()
+        assert scope.when == clock.now + 3
+        assert "between_bytes = 3 s" in dog.error().message
+        clock.advance(2.9)
+    dog.written()
+    assert scope.when == clock.now + 10
+    assert "first_byte = 10 s" in dog.error().message
+
+
+@pytest.mark.parametrize("step", ["fetching", "writing", "written"])
+def test_the_end_of_all_patience_holds_for_an_upload_that_moves(clock: Clock, scopes: list[Scope], step: str) -> None:
+    dog = Watchdog(limits(total=5, between_bytes=30, first_byte=30))
+    dog.sending()
+    clock.advance(4)
+    getattr(dog, step)()
+    assert scopes[0].when == 1005
+    assert "timeouts.total = 5 s" in dog.error().message
+    late = Watchdog(limits(between_bytes=30), deadline=time.time() + 2)
+    late.sending()
+    getattr(late, step)()
+    assert scopes[1].when == pytest.approx(clock.now + 2, abs=0.5)
+    assert isinstance(late.error(), DeadlineExceeded)
+
+
+def test_what_is_over_is_not_given_more_time(clock: Clock, scopes: list[Scope]) -> None:
+    dog = Watchdog(limits(between_bytes=3, first_byte=10))
+    dog.writing()
+    dog.sending()
+    scopes[0].over = True
+    dog.writing()
+    assert scopes[0].when == 1010
+    dog.sending()
+    dog.sent()
+    dog.writing()
+    assert scopes[1].when == 1010

@@ -11,7 +11,8 @@
 `force_params`: a table of body parameters that replace the producer's.
 `timeouts`: a table of seconds, 0 for none. `connect` (10); `first_byte` (600), from the start of the request to
     the first byte of the answer's body; `between_bytes` (300), in which keep-alives count as bytes; `total`
-    (none). The task's own deadline holds in any case.
+    (none). While a file is uploaded, `between_bytes` holds for each step that is taken of it, and `first_byte`
+    counts from the last one. The task's own deadline holds in any case.
 `verify`: false, do not check the server's certificate.
 `ca_bundle`: a file or a folder of certificates to trust. Default: SSL_CERT_FILE, SSL_CERT_DIR, else certifi's.
 `proxy`: URL of an HTTP proxy; empty, none. Default: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, except for the
