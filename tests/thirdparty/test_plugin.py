@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import documents
 import pytest
+from deltabus import http
 
 README = documents.ROOT / "plugins" / "README.md"
 SAMPLE = Path(__file__).parent / "deltabus-ollama"
@@ -107,7 +109,18 @@ def test_what_the_readme_says_of_the_contract_is_there():
     from deltabus.testing import ProviderContract
     from deltabus.testing.contract import CROWD
 
-    situations = re.findall(r"^\| `(\w+)(?:\(code\))?` \|", text, re.MULTILINE)
+    table = text[text.index("| situation |") :]
+    situations = re.findall(r"^\| `(\w+)(?:\(code\))?` \|", table, re.MULTILINE)
     assert situations == ["answering", "pausing", "silent", "breaking_off", "failing", "keeping", "stalling"]
     assert all(hasattr(ProviderContract, situation) for situation in situations)
     assert f"{CROWD} requests at once" in text
+
+
+def test_what_the_readme_says_of_http_is_there():
+    text = README.read_text(encoding="utf-8")
+    table = text[text.index("| part |") : text.index("Nothing obliges you")]
+    for row in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE):
+        first, *others = re.findall(r"`([\w.]+)`", row)
+        part, _, method = first.partition(".")
+        found = getattr(http, part, None) or importlib.import_module(f"deltabus.http.{part}")
+        assert all(hasattr(found, name) for name in filter(None, [method, *others])), row

@@ -1,4 +1,4 @@
-"""The seam between deltabus and a provider plugin: the only module of core that a plugin imports.
+"""The seam between deltabus and a provider plugin: all of core that a plugin imports, with `deltabus.http` for HTTP.
 
 A plugin is one class. Register it by entry point and it is there; no other list exists::
 

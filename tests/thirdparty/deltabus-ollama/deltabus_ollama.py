@@ -2,49 +2,72 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-import httpx
 import msgspec
+from deltabus.http import Client, Config, errors, shapes
 from deltabus.provider import (
-    Authentication,
     Capabilities,
     ChatRequest,
     Chunk,
     Completion,
     Health,
-    InvalidRequest,
-    NotFound,
     Provider,
     ProviderProtocol,
-    ProviderTimeout,
-    ProviderUnavailable,
-    RateLimited,
+    Request,
     StreamTruncated,
-    TaskError,
-    read_settings,
 )
 
-STATUS = {401: Authentication, 404: NotFound, 408: ProviderTimeout, 429: RateLimited}
+#: Sampling parameters are `options` there, and one has another name.
+OPTIONS = {"temperature": "temperature", "top_p": "top_p", "seed": "seed", "stop": "stop", "max_tokens": "num_predict"}
 
 
-class OllamaSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The table `[providers.<name>]`."""
+class OllamaProvider(Provider):
+    capabilities = Capabilities(tools=False, logprobs=False, max_n=1, file_ids=False, strict_ranges=False)
 
-    base_url: str = "http://localhost:11434"
-    api_key: str | None = None
-    connect_timeout: float = 5.0
-    #: Seconds that the server may be silent; it may have to load the model first.
-    read_timeout: float = 300.0
+    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
+        config = Config.read(
+            settings, base_url="http://localhost:11434", version="/api", capabilities=self.capabilities
+        )
+        self.capabilities = config.capabilities
+        self._chat_url = config.endpoint.url("chat")
+        self._models_url = config.endpoint.url("tags")
+        self._client = Client(name, config)
+
+    def chat(self, request: ChatRequest) -> AsyncIterator[Chunk | Completion]:
+        return self._client.chat(request, lambda body: (self._chat_url, translated(body)), Decoder(request.stream))
+
+    async def models(self, request: Request) -> dict[str, Any]:
+        return await self._client.models(self._models_url, request, models)
+
+    async def check(self) -> Health:
+        return await self._client.check(self._models_url, models)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+def translated(body: dict[str, Any]) -> dict[str, Any]:
+    """A chat request in Ollama's words; parameters that are not OpenAI's (`think`, `keep_alive`) go as they are."""
+    shapes.refuse(body, {"response_format": "use `format`"})
+    options = {theirs: body[ours] for ours, theirs in OPTIONS.items() if body.get(ours) is not None}
+    messages = [{"role": message["role"], "content": message["content"]} for message in body["messages"]]
+    native = shapes.native(body, "model")
+    return {**native, "stream": bool(body.get("stream")), "messages": messages, "options": options}
+
+
+def models(listed: Any) -> list[dict[str, Any]] | None:
+    """The models in the answer to `/api/tags`."""
+    return shapes.models(listed, "models", "ollama", id=lambda model: str(model.get("name")))
 
 
 class Message(msgspec.Struct):
     content: str = ""
+    thinking: str = ""
 
 
-class Answer(msgspec.Struct):
+class Line(msgspec.Struct):
     """One line of a streamed answer, or all of one that is not streamed."""
 
     model: str = ""
@@ -53,129 +76,46 @@ class Answer(msgspec.Struct):
     done_reason: str | None = None
     prompt_eval_count: int = 0
     eval_count: int = 0
-    error: str | None = None
 
 
-class OllamaProvider(Provider):
-    capabilities = Capabilities(tools=False, logprobs=False, max_n=1, file_ids=False, strict_ranges=False)
+class Decoder:
+    """Makes chunks of the body's bytes. They may come cut anywhere."""
 
-    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
-        self._name = name
-        self._settings = read_settings(OllamaSettings, settings)
-        key = self._settings.api_key
-        timeout = httpx.Timeout(self._settings.read_timeout, connect=self._settings.connect_timeout)
-        self._client = httpx.AsyncClient(
-            base_url=self._settings.base_url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=None),
-        )
+    #: Whether the connection may break without loss, although the answer has not ended.
+    settled = False
 
-    async def chat(self, request: ChatRequest) -> AsyncIterator[Chunk | Completion]:
-        body = _body(request)
-        finished = False
-        try:
-            # Leaving this block closes the connection, also when we are cancelled.
-            async with self._client.stream("POST", "/api/chat", json=body, headers=dict(request.headers)) as response:
-                if response.status_code != 200:
-                    raise self._refusal(response.status_code, await response.aread())
-                async for line in _lines(response):
-                    answer = self._parse(line)
-                    finished = answer.done
-                    yield _chunk(request, answer) if request.stream else _completion(request, answer)
-        except httpx.TimeoutException as exc:
-            raise ProviderTimeout("Ollama took too long", provider=self._name) from exc
-        except httpx.ConnectError as exc:
-            raise ProviderUnavailable("cannot connect to Ollama: is it running?", provider=self._name) from exc
-        except httpx.HTTPError as exc:
-            raise StreamTruncated("Ollama broke the connection off", provider=self._name) from exc
-        if not finished:
-            raise StreamTruncated("the answer ended without `done`", provider=self._name)
+    def __init__(self, stream: bool) -> None:
+        #: Whether the answer has ended.
+        self.done = False
+        self._stream = stream
+        self._rest = b""
+        self._head: dict[str, Any] = {}
 
-    async def check(self) -> Health:
-        try:
-            response = await self._client.get("/api/tags", timeout=10)
-            response.raise_for_status()
-            models = [model["name"] for model in response.json()["models"]]
-        except httpx.HTTPStatusError as exc:
-            return Health(ok=False, detail=f"Ollama answers with HTTP {exc.response.status_code}: check base_url")
-        except httpx.HTTPError as exc:
-            return Health(ok=False, detail=f"cannot reach Ollama ({type(exc).__name__}): is it running?")
-        except (ValueError, LookupError, TypeError):
-            return Health(ok=False, detail="it answers, but not as Ollama does: check base_url")
-        return Health(ok=True, detail=f"{len(models)} models", models=models)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
-
-    def _parse(self, line: bytes) -> Answer:
-        try:
-            answer = msgspec.json.decode(line, type=Answer)
-        except msgspec.MsgspecError as exc:
-            raise ProviderProtocol("this is not how Ollama answers: check base_url", provider=self._name) from exc
-        if answer.error is not None:
-            raise ProviderUnavailable(self._hidden(answer.error), provider=self._name)
-        return answer
-
-    def _refusal(self, status: int, body: bytes) -> TaskError:
-        try:
-            message = msgspec.json.decode(body, type=Answer).error or f"HTTP {status}"
-        except msgspec.MsgspecError:
-            message = f"HTTP {status}"
-        kind = STATUS.get(status, ProviderUnavailable if status >= 500 else InvalidRequest)
-        return kind(self._hidden(message), status=status, provider=self._name)
-
-    def _hidden(self, message: str) -> str:
-        # A server may quote what it was sent, and an error goes to whoever sent the task.
-        key = self._settings.api_key
-        return message.replace(key, "***") if key else message
-
-
-def _body(request: ChatRequest) -> dict[str, Any]:
-    """The request in Ollama's words: sampling parameters are `options` there."""
-    names = {
-        "temperature": "temperature",
-        "top_p": "top_p",
-        "seed": "seed",
-        "stop": "stop",
-        "max_tokens": "num_predict",
-    }
-    options = {theirs: request.body[ours] for ours, theirs in names.items() if request.body.get(ours) is not None}
-    messages = [{"role": message["role"], "content": message["content"]} for message in request.body["messages"]]
-    return {"model": request.body["model"], "messages": messages, "stream": request.stream, "options": options}
-
-
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    # Not aiter_lines(): it also splits at U+2028 and the like, which may stand inside JSON.
-    rest = b""
-    async for data in response.aiter_bytes():
-        *lines, rest = (rest + data).split(b"\n")
+    def feed(self, data: bytes) -> Iterator[Chunk | Completion]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
         for line in filter(None, lines):
-            yield line
-    if rest:
-        yield rest
+            yield self._item(line)
 
+    def finish(self) -> Iterator[Chunk | Completion]:
+        if not self.done and self._rest:
+            yield self._item(self._rest)
+        if not self.done:
+            raise StreamTruncated("the answer ended without `done`")
 
-def _chunk(request: ChatRequest, answer: Answer) -> Chunk:
-    delta = {"role": "assistant", "content": answer.message.content}
-    choice = {"index": 0, "delta": delta, "finish_reason": _finish_reason(answer)}
-    return Chunk.of({**_head(request, "chat.completion.chunk", answer), "choices": [choice]})
-
-
-def _completion(request: ChatRequest, answer: Answer) -> Completion:
-    message = {"role": "assistant", "content": answer.message.content}
-    choice = {"index": 0, "message": message, "finish_reason": _finish_reason(answer)}
-    return Completion({**_head(request, "chat.completion", answer), "choices": [choice]})
-
-
-def _head(request: ChatRequest, kind: str, answer: Answer) -> dict[str, Any]:
-    head = {"id": f"chatcmpl-{request.task}", "object": kind, "created": int(time.time()), "model": answer.model}
-    if answer.done:
-        prompt, completion = answer.prompt_eval_count, answer.eval_count
-        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-        head["usage"] = usage
-    return head
-
-
-def _finish_reason(answer: Answer) -> str | None:
-    return (answer.done_reason or "stop") if answer.done else None
+    def _item(self, data: bytes) -> Chunk | Completion:
+        try:
+            document = msgspec.json.decode(data)
+            if (error := errors.find(document)) is not None:
+                raise errors.from_body(error)
+            line = msgspec.convert(document, Line)
+        except msgspec.MsgspecError as exc:
+            raise ProviderProtocol("this is not how Ollama answers: check base_url") from exc
+        self.done = line.done
+        self._head = self._head or shapes.head("", line.model)
+        delta = {"role": "assistant", "content": line.message.content}
+        if line.message.thinking:
+            delta["reasoning_content"] = line.message.thinking
+        chunk = shapes.chunk(self._head, delta, (line.done_reason or "stop") if line.done else None)
+        if line.done:
+            chunk = Chunk.of({**chunk.data, "usage": shapes.usage(line.prompt_eval_count, line.eval_count)})
+        return chunk if self._stream else shapes.completion([chunk])
