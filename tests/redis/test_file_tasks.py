@@ -80,6 +80,22 @@ def test_a_file_goes_up_is_listed_looked_at_comes_back_and_is_deleted(bus: Bus, 
     assert bus.files().result(timeout=20)["data"] == []
 
 
+def test_what_is_uploaded_may_be_held_in_many_ways(bus: Bus, tmp_path: Path) -> None:
+    (path := tmp_path / "a.txt").write_bytes(b"hello")
+    with path.open("rb") as opened:
+        sources = [str(path), path, opened, b"hello", bytearray(b"hello"), [b"hel", b"lo"], {"base64": "aGVsbG8="}]
+        made = [bus.upload(source).result(timeout=20) for source in sources]
+    assert {each["bytes"] for each in made} == {5}
+    assert [each["filename"] for each in made[:3]] == ["a.txt"] * 3
+
+
+def test_a_file_that_is_not_there_is_an_error_at_once(bus: Bus, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        bus.upload(tmp_path / "missing.txt")
+    with pytest.raises(IsADirectoryError):
+        bus.upload(tmp_path)
+
+
 def test_a_long_list_comes_page_by_page(bus: Bus) -> None:
     ids = [bus.upload(b"x", filename=f"{n}.txt").result(timeout=20)["id"] for n in range(5)]
     first = bus.files(limit=3).result(timeout=20)

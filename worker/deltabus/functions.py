@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from deltabus.blobs import Data
 from deltabus.handle import AsyncTask
@@ -25,8 +25,9 @@ _OPTIONS: Final = (
     "trace",
 )
 
-#: Where the bytes are: a path here, bytes, a URL that the worker reads, or a source as the protocol has it.
-Source = str | os.PathLike[str] | bytes | Mapping[str, Any]
+#: Where the bytes are: a path here, bytes or what yields them, a URL that the worker reads, or a source as the
+#: protocol has it.
+Source: TypeAlias = "Data | Mapping[str, Any]"
 
 
 class Functions(ABC):
@@ -66,9 +67,9 @@ class Functions(ABC):
         """Upload a file to the provider; the result is its `file` object.
 
         Args:
-            source: a path here (its bytes are put into Redis first, piece by piece, and stay there for `blob_ttl`),
-                bytes, a URL that the worker reads, or a mapping: `{"url": …}`, `{"path": …}` on the worker's side,
-                `{"base64": …}`, `{"blob": …}`.
+            source: a path here, bytes, an open file or what else yields bytes: they are put into Redis first, piece by
+                piece, and stay there for `blob_ttl`; a URL that the worker reads; or a mapping: `{"url": …}`,
+                `{"path": …}` on the worker's side, `{"base64": …}`, `{"blob": …}`.
             purpose: what the provider is to use it for.
             filename: by default the source's own.
             media_type: by default what the source or the name says.
@@ -162,12 +163,12 @@ class Functions(ABC):
     async def _source(self, source: Source, filename: str | None) -> tuple[Mapping[str, Any], str | None]:
         if isinstance(source, Mapping):
             return source, filename
-        if isinstance(source, bytes):
-            return {"blob": await self.blob(source)}, filename
         if isinstance(source, str) and "://" in source:
             return {"url": source}, filename
-        path = Path(source)
-        return {"blob": await self.blob(path)}, filename or path.name
+        # A path says what it is called, and so does an open file.
+        path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
+        name = Path(path).name if isinstance(path, str | os.PathLike) else None
+        return {"blob": await self.blob(source)}, filename or name
 
     async def _file(self, operation: str, body: Mapping[str, Any], more: dict[str, Any]) -> AsyncTask:
         return await self._call("file", {"operation": operation, **body}, {"queue": FILE_QUEUE, **_given(more)})

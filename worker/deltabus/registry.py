@@ -123,7 +123,9 @@ class Registry:
             if len(routes) == 1:
                 return next(iter(routes))
             raise UnknownProvider(
-                'the request names no model, and no provider takes every model (models = ["*"])', param="request.model"
+                'the request names no model, and no provider takes every model (models = ["*"]); '
+                "name one of them: a model in the request, or a provider in `provider`",
+                param="request.model",
             )
         for name, patterns in routes.items():
             if any(fnmatchcase(model, pattern) for pattern in patterns):
