@@ -100,7 +100,7 @@ def test_a_download_becomes_a_blob_that_the_producer_reads(redis_url, run):
                 "id": kept["id"],
                 "bytes": len(DATA),
                 "media_type": "audio/mpeg",
-                "filename": "file.mpga",
+                "filename": "file.mp3",
                 "sha256": hashlib.sha256(DATA).hexdigest(),
                 "expires_at": kept["expires_at"],
             }

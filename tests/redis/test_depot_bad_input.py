@@ -155,7 +155,7 @@ def test_a_destination_that_breaks_a_rule_is_refused_and_the_download_closed(to,
         async with depot_at(redis_url) as depot:
             pieces = pieces_of(b"x")
             with pytest.raises(InvalidRequest) as caught:
-                depot.check(to, param="to")
+                await depot.check(to, param="to")
             assert caught.value.param == param
             with pytest.raises(InvalidRequest) as caught:
                 await depot.keep(Download(pieces), to, param="to")

@@ -139,7 +139,7 @@ def test_a_worker_without_roots_takes_no_paths(redis_url, run, root):
             with pytest.raises(Unsupported, match="file_roots"):
                 await fetched(depot, {"path": str(root / "report.pdf")})
             with pytest.raises(Unsupported, match="file_roots"):
-                depot.check({"path": str(root / "x")}, param="to")
+                await depot.check({"path": str(root / "x")}, param="to")
 
     run(main())
 

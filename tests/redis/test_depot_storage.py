@@ -157,8 +157,8 @@ def test_a_worker_without_roots_uses_no_storage(redis_url, run):
             with pytest.raises(Unsupported, match="storage_roots"):
                 await fetched(depot, {"url": "s3://bucket/report.pdf"})
             with pytest.raises(Unsupported, match="storage_roots"):
-                depot.check({"url": "s3://bucket/report.pdf"}, param="to")
+                await depot.check({"url": "s3://bucket/report.pdf"}, param="to")
             with pytest.raises(InvalidRequest, match=r"must be a URL of one of s3://"):
-                depot.check({"url": "https://files.example/x"}, param="to")
+                await depot.check({"url": "https://files.example/x"}, param="to")
 
     run(main())

@@ -60,7 +60,7 @@ class Context:
     async def open(self, source: Any, **_: Any) -> AsyncIterator[Content]:
         yield Pieces()
 
-    def check(self, to: Any, *, param: str) -> None:
+    async def check(self, to: Any, *, param: str) -> None:
         pass
 
     async def keep(self, download: Download, to: Any, *, param: str, progress: Any) -> dict[str, Any]:

@@ -62,7 +62,9 @@ def test_a_type_is_what_was_said_or_what_the_suffix_says(name, said, media_type)
     ("name", "media_type", "whole"),
     [
         ("file", "application/pdf", "file.pdf"),
-        ("file", "audio/mpeg", "file.mpga"),
+        ("file", "audio/mpeg", "file.mp3"),
+        ("file", "audio/ogg", "file.ogg"),
+        ("file", "image/jpeg", "file.jpg"),
         ("file", "text/plain; charset=utf-8", "file.txt"),
         ("file", "application/octet-stream", "file"),
         ("file", "application/x-unheard-of", "file"),

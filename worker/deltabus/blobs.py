@@ -7,11 +7,11 @@ is found without reading what is before. Appends are numbered: sent again, they 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 
 from deltabus import keys
 from deltabus.commit import GroupCommit, pack, pack_command
-from deltabus.errors import BlobNotFound, BusError, PayloadTooLarge
+from deltabus.errors import BlobNotFound, BusError, BusUnavailable, PayloadTooLarge
 from deltabus.scripts import BLOB_APPEND, BLOB_LOOK, BLOB_PUBLISH
 
 #: Bytes of a chunk, and at most of a chunk that somebody else wrote.
@@ -209,14 +209,15 @@ async def write(blobs: Blobs, data: Data, *, ttl: int, limit: int) -> str:
     writer = Writer(blobs, ttl=ttl)
     size = 0
     try:
-        async with aclosing(_pieces(data)) as pieces:
+        async with contextlib.aclosing(_pieces(data)) as pieces:
             async for piece in pieces:
                 size += len(piece)
                 _check_size(size, limit)
                 await writer.write(piece)
         await writer.close()
     except BaseException:
-        await writer.discard()
+        with contextlib.suppress(BusUnavailable):  # then its TTL sees to it
+            await writer.discard()
         raise
     return writer.id
 

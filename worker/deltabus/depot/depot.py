@@ -46,7 +46,9 @@ class Depot:
         self._redis = redis
         self._outage = outage
         self._settings = settings
-        self._threads = Threads()
+        self._threads = Threads("files")
+        # Apart, so that a storage which is slow holds no disk up.
+        self._storage_threads = Threads("storage")
         self._web = Web(settings, self._threads)
         self._commit: GroupCommit | None = None
         self._opened_blobs: Blobs | None = None
@@ -149,8 +151,8 @@ class Depot:
         if kept["object"] == "blob":
             await self._blobs.delete(kept["id"])
 
-    def check(self, to: Any, *, param: str) -> None:
-        """Whether something could be kept there, as far as one can say without looking: before it is asked for.
+    async def check(self, to: Any, *, param: str) -> None:
+        """Whether something could be kept there, as far as one can say without trying: before it is asked for.
 
         Raises:
             InvalidRequest, Unsupported: as `keep`.
@@ -159,7 +161,7 @@ class Depot:
         if target.kind == "url":
             storage.checked(target.field, self._settings.storage_roots)
         elif target.kind == "path":
-            files.checked(target.field, self._settings.file_roots)
+            await self._threads.run(files.checked, target.field, self._settings.file_roots)
 
     async def aclose(self) -> None:
         """Close the connections. Called when nothing of it is in use."""
@@ -167,6 +169,7 @@ class Depot:
             await self._commit.aclose()
         await self._web.aclose()
         await self._threads.aclose()
+        await self._storage_threads.aclose()
 
     @property
     def _blobs(self) -> Blobs:
@@ -190,8 +193,9 @@ class Depot:
                 content = InFile(file, file.size, self._threads, wanted.field)
                 found_name = wanted.field.string()
             case "url" if storage.is_storage(wanted.field.string()):
-                place = await self._threads.run(Place, wanted.field, self._settings.storage_roots)
-                content = InStorage(place, await self._threads.run(place.size), self._threads)
+                threads = self._storage_threads
+                place = await threads.run(Place, wanted.field, self._settings.storage_roots)
+                content = InStorage(place, await threads.run(place.size), threads)
                 found_name = place.path
             case "url" if wanted.field.string()[:5].lower() == "data:":
                 content, found_type = contents.from_data_url(wanted.field, limit)
@@ -207,8 +211,9 @@ class Depot:
             file = await self._threads.open(files.FileSink, target.field, self._settings.file_roots)
             return PathSink(file, target.field.string(), self._threads)
         if target.kind == "url":
-            place = await self._threads.run(Place, target.field, self._settings.storage_roots)
-            return ObjectSink(await self._threads.open(StorageSink, place), place.url, self._threads)
+            threads = self._storage_threads
+            place = await threads.run(Place, target.field, self._settings.storage_roots)
+            return ObjectSink(await threads.open(StorageSink, place), place.url, threads)
         blob_id = None if target.field.value is True else target.field.string()
         return BlobSink(self._blobs, blob_id, self._settings.blob_ttl)
 

@@ -16,16 +16,18 @@ LONGEST_NAME: Final = 255
 #: Types that servers give to whatever they know nothing of.
 _VAGUE: Final = frozenset({UNKNOWN, "binary/octet-stream", "application/binary", "application/x-download"})
 
-#: Types of what providers take, where Python's own table has none, another in each version, or an old one.
+#: Types of what providers take, where Python's own table has none, another in each version, or an old one. Of two
+#: suffixes of a type, the first is given to names that have none.
 _TYPES: Final = {
     ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
     ".flac": "audio/flac",
     ".jsonl": "application/jsonl",
     ".m4a": "audio/mp4",
     ".md": "text/markdown",
+    ".mp3": "audio/mpeg",
     ".mpga": "audio/mpeg",
-    ".oga": "audio/ogg",
     ".ogg": "audio/ogg",
+    ".oga": "audio/ogg",
     ".opus": "audio/ogg",
     ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
     ".wav": "audio/wav",

@@ -20,8 +20,11 @@ from deltabus.provider import Content
 #: The schemes that there are. The extra `storage` has a client for each.
 SCHEMES: Final = ("s3", "gs", "az")
 
-#: Bytes that one request to the storage asks for, or sends.
-BLOCK: Final = 8 * 1024 * 1024
+#: Bytes that one request to the storage asks for: enough to outweigh its latency.
+BLOCK: Final = 4 * 1024 * 1024
+
+#: Bytes that one request sends. S3 takes 10,000 parts, of 5 MiB at least.
+PART: Final = 8 * 1024 * 1024
 
 
 def is_storage(url: str) -> bool:
@@ -45,7 +48,7 @@ class Place:
             import fsspec
 
             # Not by `url_to_fs`, for which `::` in a URL begins another.
-            self.files: Any = fsspec.filesystem(scheme)
+            self.files: Any = fsspec.filesystem(scheme, use_listings_cache=False)
         except ImportError as exc:
             raise Unsupported(
                 f"`{field.path}`: {scheme}:// needs a client on the worker: pip install 'deltabus[storage]'",
@@ -143,7 +146,7 @@ class StorageSink:
         self._lock = threading.Lock()
         self._done = False
         with place.errors():
-            self._file: Any = place.files.open(place.path, "wb", block_size=BLOCK, autocommit=False)
+            self._file: Any = place.files.open(place.path, "wb", block_size=PART, autocommit=False)
             # It would be kept, buffers and all, for a transaction that there is not.
             place.files.transaction.files.remove(self._file)
 

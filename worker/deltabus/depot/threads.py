@@ -10,7 +10,7 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Reads and writes that a process has under way at once.
+#: Reads and writes of one kind that a process has under way at once.
 THREADS: Final = 8
 
 
@@ -24,10 +24,14 @@ C = TypeVar("C", bound=Closable)
 
 
 class Threads:
-    """A few threads; they start when they are needed."""
+    """A few threads; they start when they are needed.
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(THREADS, "deltabus-depot")
+    Args:
+        name: what they are for.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, f"deltabus-{name}")
 
     async def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `work` in a thread. If the caller is cancelled, it goes on all the same: it must not matter."""

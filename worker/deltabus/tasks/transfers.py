@@ -28,7 +28,7 @@ async def outgoing(context: Context, wanted: Upload | Heard) -> AsyncGenerator[t
 
 async def incoming(context: Context, ask: Callable[[], Awaitable[Download]], to: Any) -> dict[str, Any]:
     """Ask a provider for bytes, and keep them where the request wants them; what is said of them is the result."""
-    context.depot.check(to, param="request.to")  # Before anything is asked for that costs.
+    await context.depot.check(to, param="request.to")  # Before anything is asked for that costs.
     download = await ask()
     meter = Meter(context, download.size)
     try:
