@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from depots import all_of, depot_at, keys_at, pieces_of
 
 from deltabus import AsyncBus
@@ -113,3 +114,45 @@ def test_a_download_becomes_a_blob_that_the_producer_reads(redis_url, run):
 
     run(main())
     assert keys_at(redis_url) == []
+
+
+def test_a_connection_that_is_cut_while_a_blob_is_read_or_written_costs_nothing(redis_url, run):
+    with redis.Redis.from_url(redis_url) as client:
+
+        def cut() -> None:
+            for connection in client.client_list(_type="normal"):
+                if connection["addr"] != client.client_info()["addr"]:
+                    client.client_kill(connection["addr"])
+
+        async def main() -> None:
+            async with depot_at(redis_url) as depot, AsyncBus(redis_url) as bus:
+                source = {"blob": await bus.blob(DATA)}
+                async with depot.open(source, param="source") as content, aclosing(content.read()) as pieces:
+
+                    async def interrupted() -> AsyncGenerator[bytes, None]:
+                        async for piece in pieces:
+                            yield piece
+                            cut()
+
+                    kept = await depot.keep(Download(interrupted(), size=len(DATA)), {"blob": "kept"}, param="to")
+            assert kept["sha256"] == hashlib.sha256(DATA).hexdigest()
+            assert b"".join(client.lrange("deltabus:blob:kept", 0, -1)) == DATA
+
+        run(main())
+
+
+def test_names_and_types_of_data_urls_are_theirs_or_the_tasks(redis_url, run):
+    async def about(source: dict[str, Any], **options: Any) -> tuple[str, str, bytes]:
+        async with depot_at(redis_url) as depot, depot.open(source, param="source", **options) as content:
+            return content.name, content.media_type, await all_of(content)
+
+    async def main() -> None:
+        png = {"url": "data:image/png;base64,c2VjcmV0"}
+        assert await about(png) == ("file.png", "image/png", b"secret")
+        assert await about({"url": "DATA:,a%20b"}) == ("file.txt", "text/plain", b"a b")
+        assert (await about({"url": "data:text/plain;charset=utf-8,x"}))[1] == "text/plain;charset=utf-8"
+        assert (await about(png | {"filename": "a.bin", "media_type": "x/y"}))[:2] == ("a.bin", "x/y")
+        assert (await about(png | {"filename": "a.bin"}, name="../b.jpg", media_type="x/z"))[:2] == ("b.jpg", "x/z")
+        assert (await about({"base64": "c2VjcmV0", "filename": "talk.mp3"}))[1] == "audio/mpeg"
+
+    run(main())

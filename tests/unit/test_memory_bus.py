@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from deltabus import TaskCancelled, TaskFailed, TaskNotFound
+from deltabus import BlobNotFound, TaskCancelled, TaskFailed, TaskNotFound
 from deltabus.events import Completed, Delta, Started
 from deltabus.settings import load
 from deltabus.testing import check_events, memory_bus
@@ -79,3 +79,13 @@ def test_files_go_through_it_too() -> None:
             assert b"".join(bus.read_blob(kept["id"])) == b"a small file"
             assert bus.delete_file(made["id"]).result(timeout=30)["deleted"] is True
         assert server.left == []
+
+
+def test_it_has_blobs() -> None:
+    data = bytes(3_000_000)
+    with memory_bus() as bus:
+        blob = bus.blob(data, ttl=60)
+        assert b"".join(bus.read_blob(blob)) == data
+        assert bus.delete_blob(blob)
+        with pytest.raises(BlobNotFound):
+            list(bus.read_blob(blob))
