@@ -108,6 +108,8 @@ class Shelf(Provider):
         CALLS.append("delete")
         self._there(request)
         del FILES[request.file_id], DATA[request.file_id]
+        if request.body.get("lose_answer"):
+            raise ProviderUnavailable("the connection broke", provider=self.name, retry_after=0)
         return {"id": request.file_id, "object": "file", "deleted": True}
 
     async def embeddings(self, request: Request) -> dict[str, Any]:

@@ -96,6 +96,15 @@ def test_a_file_that_is_not_there_is_an_error_at_once(bus: Bus, tmp_path: Path) 
         bus.upload(tmp_path)
 
 
+def test_a_deletion_whose_answer_was_lost_is_done(bus: Bus, shelf: Any) -> None:
+    file_id = bus.upload(b"x").result(timeout=20)["id"]
+    gone = bus.delete_file(file_id, lose_answer=True).result(timeout=20)
+    assert (gone, shelf.FILES) == ({"id": file_id, "object": "file", "deleted": True}, {})
+    assert shelf.CALLS.count("delete") == 2
+    with pytest.raises(TaskFailed, match="not_found"):
+        bus.delete_file(file_id).result(timeout=20)
+
+
 def test_a_long_list_comes_page_by_page(bus: Bus) -> None:
     ids = [bus.upload(b"x", filename=f"{n}.txt").result(timeout=20)["id"] for n in range(5)]
     first = bus.files(limit=3).result(timeout=20)

@@ -95,6 +95,8 @@ class Context:
     partial: Callable[[], Any] | None = None
     #: Subscribers were told how far it is: if it begins again, they are told that, too.
     told: bool = False
+    #: It was begun before: what it is to do may have been done, and the answer lost.
+    again: bool = False
 
     def provider(self) -> Provider:
         """Who is to do it: whom the envelope names, else whoever takes the request's model.
@@ -245,6 +247,7 @@ class Engine:
             temporary=self._temporary,
             settings=self._settings,
             ends_at=ends_at,
+            again=attempt.number > 1,
         )
         self._attempts.add(attempt)
         try:
@@ -307,6 +310,7 @@ class Engine:
             partial = None if context.partial is None else answers.partial(run.task, context.partial, limit)
             return Failed(task=run.task, at=time.time(), error=error.info, partial=partial)
         run.failures += 1
+        context.again = True
         log.info("attempt failed", task=run.task, code=error.code, retry=True, seconds=round(decision.delay, 3))
         if streamed or context.told or self._is_parked(run, decision.delay):
             return _TryAgain(error.info, decision.delay)

@@ -9,7 +9,7 @@ import structlog
 
 from deltabus import files as rules
 from deltabus.engine import Context
-from deltabus.errors import TaskError
+from deltabus.errors import NotFound, TaskError
 from deltabus.files import Delete, Fetch, Get, Listing, Upload
 from deltabus.provider import FileRequest, Provider, Request, UploadRequest
 from deltabus.tasks.function import task
@@ -36,7 +36,7 @@ async def file(context: Context) -> Any:
             request = context.request(FileRequest, file_id=file_id, body=body)
             return await incoming(context, lambda: provider.content(request), to)
         case Delete(file_id=file_id, body=body):
-            return await provider.delete(context.request(FileRequest, file_id=file_id, body=body))
+            return await _delete(context, provider, context.request(FileRequest, file_id=file_id, body=body))
 
 
 async def _upload(context: Context, provider: Provider, wanted: Upload) -> dict[str, Any]:
@@ -49,6 +49,16 @@ async def _upload(context: Context, provider: Provider, wanted: Upload) -> dict[
             await _take_back(context, provider, made)
             raise
     return made
+
+
+async def _delete(context: Context, provider: Provider, request: FileRequest) -> dict[str, Any]:
+    try:
+        return await provider.delete(request)
+    except NotFound:
+        if not context.again:
+            raise
+        # It was there when the first try began, as far as anybody knows: that one's answer was lost.
+        return {"id": request.file_id, "object": "file", "deleted": True}
 
 
 async def _take_back(context: Context, provider: Provider, made: dict[str, Any]) -> None:
