@@ -69,7 +69,7 @@ def request(body: Mapping[str, Any]) -> dict[str, Any]:
     choice = _tool_choice(body.get("tool_choice"))
     if tools and body.get("parallel_tool_calls") is False:
         choice = {"disable_parallel_tool_use": True, **(choice or {"type": "auto"})}
-    if choice:
+    if tools and choice:
         out["tool_choice"] = choice
     if stop := body.get("stop"):
         out["stop_sequences"] = [stop] if isinstance(stop, str) else stop
@@ -145,9 +145,9 @@ def _source(url: str, where: str) -> dict[str, Any]:
     data = DataURL.parse(url, param=where)
     if data is None:
         return {"type": "url", "url": url}
-    if data.media_type == "text/plain":
+    if data.media_type.startswith("text/") or data.media_type == "application/json":
         text = data.decode(param=where).decode("utf-8", "replace")
-        return {"type": "text", "media_type": data.media_type, "data": text}
+        return {"type": "text", "media_type": "text/plain", "data": text}
     return {"type": "base64", "media_type": data.media_type, "data": data.base64}
 
 

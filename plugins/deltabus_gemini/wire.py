@@ -108,13 +108,14 @@ def _tools(out: dict[str, Any], body: Mapping[str, Any]) -> None:
         tools.append({"googleSearch": {}})
     if tools:
         out["tools"] = tools
-    choice = body.get("tool_choice")
+    choice = body.get("tool_choice") if functions else None
     if isinstance(choice, str):
         out["toolConfig"] = {"functionCallingConfig": {"mode": _MODES.get(choice, "AUTO")}}
     elif choice:
         allowed = choice.get("allowed_tools") or {"mode": "required", "tools": [choice]}
         names = [each["function"]["name"] for each in allowed["tools"]]
-        out["toolConfig"] = {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": names}}
+        mode = "ANY" if allowed["mode"] == "required" else "VALIDATED"
+        out["toolConfig"] = {"functionCallingConfig": {"mode": mode, "allowedFunctionNames": names}}
 
 
 def _declaration(function: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,6 +124,15 @@ def test_one_tool_at_a_time_is_part_of_the_choice() -> None:
     assert "tool_choice" not in sent(parallel_tool_calls=False)
 
 
+def test_without_tools_there_is_nothing_to_choose() -> None:
+    assert "tool_choice" not in sent(tool_choice="auto")
+
+
+def test_an_answer_that_was_empty_is_no_turn() -> None:
+    turns = sent([USER, {"role": "assistant", "content": ""}, USER])["messages"]
+    assert [each["role"] for each in turns] == ["user"]
+
+
 def test_calls_and_their_results_are_blocks_and_all_results_are_in_one_turn() -> None:
     function = {"name": "look", "arguments": '{"city": "Z"}'}
     calls = [{"id": each, "type": "function", "function": function} for each in ("a", "b")]
@@ -181,7 +190,7 @@ def test_pictures_and_documents_are_sources() -> None:
             "file": {"file_data": "data:application/pdf;base64,JVBERi0=", "filename": "a.pdf"},
             "cache_control": {"type": "ephemeral"},
         },
-        {"type": "file", "file": {"file_data": "data:text/plain;charset=utf-8,Gr%C3%BCezi"}},
+        {"type": "file", "file": {"file_data": "data:text/markdown;charset=utf-8,Gr%C3%BCezi"}},
         {
             "type": "document",
             "source": {"type": "url", "url": "https://h.example/a.pdf"},

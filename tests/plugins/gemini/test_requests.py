@@ -123,10 +123,18 @@ REFERENCE = {"type": "function", "function": {"name": "look"}}
             {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [REFERENCE]}},
             {"mode": "ANY", "allowedFunctionNames": ["look"]},
         ),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [REFERENCE]}},
+            {"mode": "VALIDATED", "allowedFunctionNames": ["look"]},
+        ),
     ],
 )
 def test_the_choice_of_a_tool_is_translated(choice: Any, config: Any) -> None:
     assert sent(tools=[TOOL], tool_choice=choice)["toolConfig"] == {"functionCallingConfig": config}
+
+
+def test_without_functions_there_is_nothing_to_choose() -> None:
+    assert "toolConfig" not in sent(tool_choice="auto")
 
 
 def test_calls_go_back_with_their_signature_and_results_with_their_function() -> None:

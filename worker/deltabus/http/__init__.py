@@ -1,5 +1,10 @@
 """What every provider that speaks HTTP needs: settings, connections, errors, server-sent events. For plugin authors.
 
+`client`: all that lies between a provider's methods and the connections. `config`: the keys of its table.
+`answer`, `sse`: bodies of answers, however they are cut. `shapes`, `dataurl`: OpenAI's requests and answers, for
+plugins that translate them. `errors`, `headers`, `body`, `endpoint`: the rules. `transport`, `watchdog` and the
+rest: the way to the wire, which few plugins need by itself.
+
 Importing it loads an HTTP client, so nothing but plugins does.
 """
 

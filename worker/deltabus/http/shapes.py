@@ -103,6 +103,8 @@ def turns(
             known = ", ".join(roles)
             raise Unsupported(f"this provider has no such role; it knows {known}", param=f"{where}.role")
         said = translate(message, where)
+        if not said and message["role"] == "assistant":
+            continue  # An answer that was empty; APIs refuse a turn in which nothing is said.
         if role == "system":
             system += said
         elif found and found[-1]["role"] == role:
