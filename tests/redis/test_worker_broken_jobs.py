@@ -205,3 +205,14 @@ def test_rqs_maintenance_goes_on_after_a_job_that_it_cannot_read(site, capfd):
         site.redis.delete("rq:clean_registries:chat")
         site.until(lambda: site.redis.zscore("rq:failed:chat", "abandoned"))
     assert "a duty of the worker failed, and begins again" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("script", [{}, {"fail_after": 1, "error": "authentication"}], ids=["good", "bad"])
+def test_a_result_that_cannot_be_written_does_not_keep_the_job_from_its_end(site, script):
+    job = site.enqueue(script=script)
+    site.redis.set(f"rq:results:{job.id}", "not a stream")
+    site.work()
+    assert site.types(job.id)[-1] == ("failed" if script else "completed")
+    assert site.fetch(job).get_status() == ("failed" if script else "finished")
+    assert site.leftovers() == set()
+    assert site.redis.get(f"rq:results:{job.id}") == b"not a stream"

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Final
 
+import structlog
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.client import Pipeline
@@ -33,6 +34,8 @@ from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, NOTES, OPEN_FIELD, BusJob,
 from deltabus.outage import Outage
 from deltabus.queues import BusQueue
 from deltabus.scripts import BOOK
+
+log = structlog.get_logger("deltabus.worker")
 
 #: Seconds after which RQ takes an execution for abandoned, and fails its job behind the log's back: whoever looks at a
 #: registry sets that off, even `rq info`. Our own leases (see `recovery`) are much shorter, but somebody must be there
@@ -248,7 +251,14 @@ class Ledger:
     async def _finish(self, job: BusJob, execution: Execution, pipeline: Pipeline, ttl: int) -> Outcome:
         job.cleanup(ttl, pipeline=pipeline, remove_from_queue=False)
         execution.delete(job, pipeline)
-        return await self._submit([execution.key], ["running", job.dependents_key], pipeline)
+        try:
+            return await self._submit([execution.key], ["running", job.dependents_key], pipeline)
+        except ResponseError as exc:
+            if "WRONGTYPE" not in str(exc):
+                raise
+            # Whatever is under that name, RQ did not put it there. The job is over all the same.
+            log.error("RQ's record of a job's end is not complete", task=job.id, error=str(exc))  # noqa: TRY400
+            return Outcome.DONE
 
     async def _submit(self, names: Sequence[str], guard: Sequence[str], pipeline: Pipeline) -> Outcome:
         arguments: list[Any] = [*guard, *([""] * (6 - len(guard)))]

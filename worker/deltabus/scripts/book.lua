@@ -16,8 +16,9 @@
 -- it die in between, nobody would know of it: so a start gives a lease to a worker that has none.
 --
 -- Returns 1 when done. 0: the job is not in that state any more. 2: `listed`, the job was cancelled;
--- `running`, there are dependents. With 0 and 2, no command was carried out. Where a command fails, as on a
--- key of the wrong type, the rest are left out; a `listed` id is back in its list then.
+-- `running`, there are dependents. With 0 and 2, no command was carried out. Where a command fails, the rest are left
+-- out, and the error is returned; a `listed` id is back in its list then. A key of the wrong type does not keep a
+-- `running` job from its end: the rest are carried out first.
 
 if ARGV[1] == 'listed' then
   if redis.call('LREM', KEYS[1], 1, ARGV[2]) == 0 then
@@ -37,6 +38,7 @@ else
     return 2
   end
 end
+local wrong
 local i = 7
 while i <= #ARGV do
   local words = tonumber(ARGV[i])
@@ -44,9 +46,12 @@ while i <= #ARGV do
   if type(reply) == 'table' and reply.err then
     if ARGV[1] == 'listed' then
       redis.call('RPUSH', KEYS[1], ARGV[2])
+      return reply
+    elseif not string.find(reply.err, 'WRONGTYPE', 1, true) then
+      return reply
     end
-    return reply
+    wrong = wrong or reply
   end
   i = i + words + 1
 end
-return 1
+return wrong or 1
