@@ -153,6 +153,7 @@ class Ledger:
         CanceledJobRegistry(job.origin, self._connection, serializer=JSONSerializer).add(job, pipeline=pipeline)
         job.cleanup(self._failure_ttl, pipeline=pipeline, remove_from_queue=False)
         execution.delete(job, pipeline)
+        self._forget_notes(job, pipeline)
         # RQ leaves the dependents of a cancelled job where they are.
         return await self._submit([execution.key], ["running", ""], pipeline)
 
@@ -225,13 +226,16 @@ class Ledger:
         job.ended_at = _now()
         job._status = status  # noqa: SLF001
         pipeline.hset(job.key, mapping={"status": status.value, "ended_at": utcformat(job.ended_at)})
-        pipeline.hdel(job.key, *NOTES)  # whoever requeues it begins anew
         if counter:
             pipeline.hincrby(self._worker_key, counter, 1)
         if job.started_at:
             seconds = (job.ended_at - job.started_at).total_seconds()
             pipeline.hincrbyfloat(self._worker_key, "total_working_time", seconds)
         return pipeline
+
+    def _forget_notes(self, job: BusJob, pipeline: Pipeline) -> None:
+        """Whoever requeues the job begins anew. Last: while its end cannot be recorded, its losses are counted."""
+        pipeline.hdel(job.key, *NOTES)
 
     def _result(
         self, job: BusJob, execution: Execution, kind: Result.Type, pipeline: Pipeline, ttl: int, **content: Any
@@ -251,6 +255,7 @@ class Ledger:
     async def _finish(self, job: BusJob, execution: Execution, pipeline: Pipeline, ttl: int) -> Outcome:
         job.cleanup(ttl, pipeline=pipeline, remove_from_queue=False)
         execution.delete(job, pipeline)
+        self._forget_notes(job, pipeline)
         try:
             return await self._submit([execution.key], ["running", job.dependents_key], pipeline)
         except ResponseError as exc:
