@@ -19,6 +19,9 @@ from deltabus.commit import resettable
 #: What a blocking client's pool may hold that means nothing to, or is of another kind in, an asyncio one.
 _NOT_PORTABLE: Final = ("retry", "retry_on_error", "parser_class", "socket_timeout", "decode_responses", "encoding")
 
+#: Seconds to wait for an answer. Before its version 8, redis-py waited for ever.
+ANSWER_TIMEOUT: Final = 5.0
+
 
 class _Leaving:
     """Closes a connection on which a server says that it is a replica."""
@@ -55,5 +58,5 @@ def asynchronous(connection: redis.Redis, **overrides: Any) -> redis.asyncio.Red
     elif issubclass(pool.connection_class, UnixDomainSocketConnection):
         kind = _UnixDomainSocketConnection
     kwargs = {key: value for key, value in get_connection_kwargs(connection).items() if key not in _NOT_PORTABLE}
-    options = {"connection_class": resettable(kind), **kwargs, **overrides}
+    options = {"connection_class": resettable(kind), "socket_timeout": ANSWER_TIMEOUT, **kwargs, **overrides}
     return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))

@@ -158,13 +158,6 @@ class AsyncWorker(BaseWorker):
     def _begin(self) -> None:
         self.register_birth()  # type: ignore[no-untyped-call]
         self.set_state(WorkerStatus.STARTED)
-        log.info(
-            "worker started",
-            worker=self.name,
-            pid=os.getpid(),
-            queues=self.queue_names(),
-            concurrency=self.settings.concurrency,
-        )
 
     @property
     def outage(self) -> Outage:
@@ -196,6 +189,14 @@ class AsyncWorker(BaseWorker):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, shift.stop)
+        # Said when a signal is a drain: whoever waits for this line may send one.
+        log.info(
+            "worker started",
+            worker=self.name,
+            pid=os.getpid(),
+            queues=self.queue_names(),
+            concurrency=self.settings.concurrency,
+        )
         try:
             return await shift.run()
         finally:
