@@ -283,7 +283,7 @@ def _parse(field: Field, text: str | None = None) -> URL:
         # What is ASCII is sent as it is: servers that check a signature want every byte of it.
         url = URL(text, encoded=text.isascii())
         proper = bool(url.raw_host) and url.port is not None
-    except ValueError as exc:
+    except (ValueError, IndexError) as exc:  # yarl slips on some texts
         raise problem from exc
     if url.scheme not in {"http", "https"}:
         raise field.error("must be an http or https URL")
@@ -298,11 +298,11 @@ def _next(url: URL, location: str | None, field: Field) -> URL:
     if location is None:
         raise field.error("leads to a redirect that does not say where to")
     try:
-        target = url.join(URL(location, encoded=location.isascii()))
-    except ValueError as exc:
+        target = str(url.join(URL(location, encoded=location.isascii())))
+    except (ValueError, IndexError) as exc:
         raise field.error("leads to a redirect to something that is not a URL") from exc
     try:
-        following = _parse(field, str(target))
+        following = _parse(field, target)
     except TaskError as exc:
         raise field.error("leads to a redirect to something that may not be fetched") from exc
     if url.scheme == "https" and following.scheme == "http":
