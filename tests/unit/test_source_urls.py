@@ -27,6 +27,7 @@ def only_errors_of_ours(parse: Callable[..., Any], *arguments: Any) -> Any:
 
 @given(TEXTS)
 @example("%①127.1~]t[@")
+@example("xn--")
 def test_a_text_is_a_url_or_refused(text):
     for prefix in ("", "http://"):
         url = only_errors_of_ours(web._parse, Field("url", prefix + text))

@@ -282,7 +282,7 @@ def _parse(field: Field, text: str | None = None) -> URL:
     try:
         # What is ASCII is sent as it is: servers that check a signature want every byte of it.
         url = URL(text, encoded=text.isascii())
-        proper = bool(url.raw_host) and url.port is not None
+        proper = bool(url.host) and url.port is not None
     except (ValueError, IndexError) as exc:  # yarl slips on some texts
         raise problem from exc
     if url.scheme not in {"http", "https"}:
