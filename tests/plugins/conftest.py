@@ -1,9 +1,9 @@
-"""Reads a body in every way that a network can cut it, and sees to it that the outcome is always the same."""
+"""What comes out of a recorded body."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from deltabus.http import Decoder
 from deltabus.http.shapes import completion
 from deltabus.provider import Chunk, Completion, TaskError
+from deltabus.testing import decode_every_way
 from deltabus.testing.chunks import completion_violations, stream_violations
 
 
@@ -21,12 +22,6 @@ class Outcome:
 
     items: tuple[Chunk | Completion, ...]
     error: TaskError | None
-
-    @property
-    def told(self) -> tuple[list[Any], str]:
-        """All of it as values that can be compared; what an answer is given by the clock is left out."""
-        data = [{**item.data, "created": None} for item in self.items]
-        return data, f"{type(self.error).__name__} {self.error}"
 
     @property
     def deltas(self) -> list[dict[str, Any]]:
@@ -57,33 +52,13 @@ class Outcome:
         return self.error.code if self.error else "ok"
 
 
-def read(decoder: Decoder, pieces: Iterable[bytes]) -> Outcome:
-    items: list[Chunk | Completion] = []
-    try:
-        for piece in pieces:
-            items.extend(decoder.feed(piece))
-            if decoder.done:
-                break
-        items.extend(decoder.finish())
-    except TaskError as exc:
-        return Outcome(tuple(items), exc)
-    for item in items:
-        if isinstance(item, Chunk):
-            assert json.loads(item.raw) == item.data
-    return Outcome(tuple(items), None)
-
-
 @pytest.fixture(scope="session")
 def cut_every_way() -> Callable[[Callable[[], Decoder], bytes], Outcome]:
-    """`cut_every_way(make_decoder, body)`: decodes it whole, byte by byte, and cut in two at every place."""
+    """`cut_every_way(make_decoder, body)`: what comes of it, however it is cut."""
 
     def cut(make: Callable[[], Decoder], body: bytes) -> Outcome:
-        whole = read(make(), [body])
-        bytewise = read(make(), [body[place : place + 1] for place in range(len(body))])
-        assert [item.data["choices"] for item in bytewise.items] == [item.data["choices"] for item in whole.items]
-        assert bytewise.told == whole.told, "byte by byte"
-        for place in range(1, len(body)):
-            assert read(make(), [body[:place], body[place:]]).told == whole.told, f"cut at {place}: {body[:place]!r}"
-        return whole
+        items, error = decode_every_way(make, body)
+        assert all(json.loads(item.raw) == item.data for item in items if isinstance(item, Chunk))
+        return Outcome(tuple(items), error)
 
     return cut

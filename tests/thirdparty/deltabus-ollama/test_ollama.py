@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from contextlib import asynccontextmanager
 
-from deltabus.testing import Action, Case, ProviderContract, Reply, ScriptedServer
+from deltabus.testing import Action, Case, ProviderContract, Reply, ScriptedServer, decode_every_way
 
-from deltabus_ollama import OllamaProvider
+from deltabus_ollama import Decoder, OllamaProvider
 
 KEY = "key-0123456789"
 
 
 def line(content, **rest):
     message = {"role": "assistant", "content": content}
-    return json.dumps({"model": "llama3.2", "message": message, "done": False, **rest}).encode() + b"\n"
+    document = {"model": "llama3.2", "message": message, "done": False, **rest}
+    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
 
 
 def answer(request):
@@ -65,3 +66,10 @@ class TestOllama(ProviderContract):
 
     def failing(self, code):
         return self.serving(Reply.json({"error": f"no, {KEY}"}, REFUSALS[code]))
+
+
+def test_an_answer_may_come_cut_at_any_byte():
+    body = line("Gr\u00fc\u00df") + line(" Gott \u2600") + line("", done=True, done_reason="stop")
+    chunks, error = decode_every_way(lambda: Decoder(stream=True), body)
+    assert error is None
+    assert [chunk.data["choices"][0]["delta"]["content"] for chunk in chunks] == ["Gr\u00fc\u00df", " Gott \u2600", ""]

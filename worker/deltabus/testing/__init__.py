@@ -7,6 +7,7 @@
 that keeps files and says what it was shown (`deltabus.testing.api`).
 `Sample`: a file to upload, of any size, which costs no memory (`deltabus.testing.content`).
 `memory_bus`: a bus and a worker without a server (`deltabus.testing.memory`).
+`decode_every_way`: a body cut at every byte must decode to the same (`deltabus.testing.cuts`).
 `check_events`: whether a task's events keep the grammar (`deltabus.testing.grammar`).
 
 Each name is imported when it is first used: the contract needs pytest, the rest does not.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from deltabus.testing.api import LOCALAI, NO_FILE_PARTS, NO_FILES, OPENAI, ApiServer, Dialect, Fault
     from deltabus.testing.content import Sample
     from deltabus.testing.contract import ProviderContract
+    from deltabus.testing.cuts import decode_every_way
     from deltabus.testing.grammar import GrammarError, check_events
     from deltabus.testing.memory import memory_bus
     from deltabus.testing.server import Action, Reply, Request, ScriptedServer, Signal
@@ -44,6 +46,7 @@ __all__ = [
     "ScriptedServer",
     "Signal",
     "check_events",
+    "decode_every_way",
     "memory_bus",
 ]
 
@@ -65,6 +68,7 @@ _MODULES = {
     "ScriptedServer": "server",
     "Signal": "server",
     "check_events": "grammar",
+    "decode_every_way": "cuts",
     "memory_bus": "memory",
 }
 
