@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ from deltabus.provider import (
     Unsupported,
     UploadRequest,
 )
-from deltabus.testing import LOCALAI, NO_FILES, OPENAI, ApiServer, Dialect, Fault, Reply, Sample, ScriptedServer
+from deltabus.testing import LOCALAI, NO_FILES, OPENAI, Action, ApiServer, Dialect, Fault, Reply, Sample, ScriptedServer
 from deltabus_openai import OpenAIProvider
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -421,5 +423,35 @@ def test_a_hundred_files_at_once_do_not_mix(run: Run) -> None:
 
                 await asyncio.gather(*map(one, range(100)))
             assert server.left == []
+
+    run(main())
+
+
+# Over TLS
+
+
+def test_over_tls_too_bytes_are_exact_and_a_cancelled_upload_is_reset(run: Run) -> None:
+    certificate = Path(__file__).parent / "loopback.pem"
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    async def main() -> None:
+        sample = Sample(3 * MIB)
+        answer = {"id": "file-1", "object": "file", "bytes": sample.size, "created_at": 1}
+        with ScriptedServer(Reply.json(answer), Reply.raw(Action.HANG), tls=context) as server:
+            async with provider(server, ca_bundle=str(certificate)) as made:
+                await made.upload(upload(sample))
+                [request] = server.requests
+                assert len(request.body) == int(request.headers["content-length"])
+                data = request.body.split(b"\r\n\r\n")[-1].rpartition(b"\r\n--")[0]
+                assert hashlib.sha256(data).hexdigest() == sample.sha256
+                task = asyncio.create_task(made.upload(upload(sample)))
+                await server.received(2).happened()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                async with asyncio.timeout(5):
+                    await server.requests[1].closed.happened()
+            assert sample.open == 0
 
     run(main())

@@ -83,11 +83,20 @@ class Form:
 
     async def _pieces(self, start: int, size: int) -> AsyncGenerator[bytes]:
         yield self._head
+        left = size
         if size:
             async with aclosing(self._content.read(start, size)) as pieces:
                 async for piece in pieces:
+                    left -= len(piece)
+                    self._check(left < 0, "more", size)
                     yield piece
+        # Before the end of the form, with which a server may take it for a whole one.
+        self._check(left > 0, "fewer", size)
         yield self._tail
+
+    def _check(self, wrong: bool, which: str, size: int) -> None:
+        if wrong:
+            raise InvalidRequest(f"the source has {which} bytes than the {size} that it said it had")
 
 
 def escaped(name: str) -> str:

@@ -63,15 +63,14 @@ class Outgoing(httpx.AsyncByteStream):
                 piece = await anext(self._pieces, b"")
                 if not piece:
                     break
+                self._check(self.sent + len(piece) > self.size, "more")
                 watchdog.writing()
                 for place in range(0, len(piece), STEP):
                     step = memoryview(piece)[place : place + STEP]
                     yield step  # type: ignore[misc]  # A view of bytes is as good, and copies nothing.
                     self.sent += len(step)
                     watchdog.writing()
-                if self.sent > self.size:
-                    break
-            self._check()
+            self._check(self.sent < self.size, "fewer")
             watchdog.written()
         except Exception as exc:
             self.failure = exc
@@ -79,7 +78,6 @@ class Outgoing(httpx.AsyncByteStream):
         finally:
             self._idle.set()
 
-    def _check(self) -> None:
-        if not self.complete:
-            more = "more" if self.sent > self.size else "fewer"
-            raise InvalidRequest(f"the source has {more} bytes than the {self.size} that it said it had")
+    def _check(self, wrong: bool, which: str) -> None:
+        if wrong:
+            raise InvalidRequest(f"the source has {which} bytes than the {self.size} that it said it had")

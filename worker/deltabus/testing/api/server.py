@@ -39,6 +39,8 @@ from deltabus.testing.script import PATIENCE, Signal
 
 #: Connections that may wait to be accepted: tests open thousands at once.
 _BACKLOG = 4096
+#: Turns of the loop in which it does what it has been told to do by then.
+_TURNS = 5
 _MIB = 1024 * 1024
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -174,7 +176,13 @@ class ApiServer:
             return
         self._ready.set_result(runner.addresses[0][1])
         await self._stopped.happened()
+        await site.stop()
+        # What has just been accepted becomes a connection, and what is closed is gone, a turn or two of the loop later.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         await runner.cleanup()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
     @web.middleware
     async def _deal(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
