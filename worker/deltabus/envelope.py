@@ -97,6 +97,9 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     attachments: tuple[Attachment, ...] = ()
 
 
+#: What fields may be that take words of a list.
+_CHOICES: Final = {"as": "image, file or audio", "detail": "auto, low or high", "after_delta": "restart or fail"}
+
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(Envelope))
 
 
@@ -122,7 +125,10 @@ def parse(value: object) -> Envelope:
         envelope = msgspec.convert(value, Envelope)
     except msgspec.ValidationError as exc:
         message, _, path = str(exc).partition(" - at `$.")
-        raise InvalidRequest(message, param=path.rstrip("`").replace("[...]", ".*") or None) from exc
+        param = path.rstrip("`").replace("[...]", ".*")
+        if message.startswith("Invalid enum value") and (choices := _CHOICES.get(param.rpartition(".")[2])):
+            message = f"{message}; it may be {choices}"
+        raise InvalidRequest(message, param=param or None) from exc
     _check_headers(envelope.headers)
     if envelope.reply_to is not None and not _CHANNEL.fullmatch(envelope.reply_to):
         raise InvalidRequest("must be a channel name of 1 to 512 visible characters", param="reply_to")

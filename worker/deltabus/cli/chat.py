@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from deltabus.cli import exits
+from deltabus.cli.enclosed import Enclosed
 from deltabus.cli.following import follow, run
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.params import PARAM, params_of
@@ -27,6 +28,8 @@ Examples:
   deltabus chat "What is a Redis stream?"
   deltabus chat -m gpt-5-mini -s "Answer in one line." "What is RQ?"
   git diff | deltabus chat - -s "Write a commit message for this diff."
+  deltabus chat "What is in this image?" --image picture.jpg
+  deltabus chat "Sum it up." --attach report.pdf --attach https://example.com/annex.pdf
   deltabus chat --file conversation.json "And then?"
   deltabus chat "hello" --param temperature=0.2 --param 'stop=["\\n"]'
   deltabus chat "hello" -p echo --param 'echo={"words": 200, "interval": 0.02}'
@@ -45,6 +48,9 @@ _OWN_OPTION = {"messages": "--file", "model": "--model", "stream": "--no-stream"
 @click.option("--queue", default="chat", show_default=True, help="Queue to put the task on.")
 @PARAM
 @click.option("--file", "file", metavar="PATH|-", help="JSON: an array of messages, or a whole request.")
+@click.option("--image", "images", multiple=True, metavar="PATH|URL", help="A picture that goes with it; repeatable.")
+@click.option("--attach", "files", multiple=True, metavar="PATH|URL", help="A file that goes with it; repeatable.")
+@click.option("--audio", "sounds", multiple=True, metavar="PATH|URL", help="A sound that goes with it; repeatable.")
 @click.option("--no-stream", is_flag=True, help="Ask for the answer in one piece.")
 @click.option("--json", "as_json", is_flag=True, help="Print the task's events, one JSON a line.")
 @pass_session
@@ -58,6 +64,9 @@ def chat(
     queue: str,
     params: tuple[str, ...],
     file: str | None,
+    images: tuple[str, ...],
+    files: tuple[str, ...],
+    sounds: tuple[str, ...],
     no_stream: bool,
     as_json: bool,
 ) -> int:
@@ -68,14 +77,15 @@ def chat(
         request["model"] = model
     if no_stream:
         request["stream"] = False
+    enclosed = Enclosed({"image": images, "file": files, "audio": sounds})
     screen = Screen()
     transcripts: dict[str, Transcript] = {}
 
     async def work() -> int:
         from deltabus.bus import AsyncBus
 
-        async with AsyncBus(settings=session.settings) as bus:
-            task = await bus.chat(request, provider=provider, queue=queue)
+        async with AsyncBus(settings=session.settings) as bus, enclosed.attachments(bus, screen) as attachments:
+            task = await bus.chat(request, provider=provider, queue=queue, attachments=attachments or None)
             transcript = transcripts[task.id] = Transcript()
             await follow(task, screen, transcript, json=as_json, waiting=watch_for_staff(session, screen, queue))
         return exits.DONE
