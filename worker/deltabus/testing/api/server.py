@@ -26,6 +26,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
+import uvloop
 from aiohttp import web
 
 from deltabus.testing.api.chat import ChatApi
@@ -75,7 +76,7 @@ class ApiServer:
         self._limits = {"max_file_bytes": max_file_bytes, "max_part_bytes": max_part_bytes}
         self._models = models
         self._book = _Book()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="api-server", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="api-server", daemon=True)
         self._ready: Future[int] = Future()
         self._stopped = Signal()
 
@@ -153,6 +154,11 @@ class ApiServer:
         self._store.close()
         if self._book.failures and kind is None:
             raise ExceptionGroup("the API server failed", self._book.failures)
+
+    def _run(self) -> None:
+        # uvloop, because asyncio's own loop leaks a socket that was reset before it was accepted.
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         api = web.Application(middlewares=[self._deal], client_max_size=1 << 40)
