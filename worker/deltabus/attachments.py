@@ -18,7 +18,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from deltabus import parts
-from deltabus.engine import Context
+from deltabus.context import Context
 from deltabus.envelope import Attachment
 from deltabus.provider import Capabilities, Content, UploadRequest
 
@@ -78,14 +78,7 @@ def _goes_by_id(attachment: Attachment, capabilities: Capabilities) -> bool:
 
 
 async def _upload(content: Content, attachment: Attachment, context: Context, provider: str) -> str:
-    request = UploadRequest(
-        body={"purpose": attachment.purpose},
-        headers=context.envelope.headers,
-        task=context.task,
-        attempt=context.attempt.number,
-        deadline=context.ends_at,
-        content=content,
-    )
+    request = context.request(UploadRequest, body={"purpose": attachment.purpose}, content=content)
     return await context.temporary.upload(provider, request)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,12 +13,12 @@ import structlog
 
 from deltabus import answers, events
 from deltabus import envelope as envelopes
+from deltabus.context import Context
 from deltabus.depot import Depot
 from deltabus.envelope import Envelope
 from deltabus.errors import (
     CancelRequested,
     DeadlineExceeded,
-    DeltabusError,
     ErrorInfo,
     Fenced,
     Internal,
@@ -27,9 +27,10 @@ from deltabus.errors import (
 )
 from deltabus.events import Cancelled, Completed, Failed, Retrying, Terminal
 from deltabus.log import Attempt, Log
-from deltabus.provider import Provider, Request
+from deltabus.provider import Request
 from deltabus.registry import Registry
 from deltabus.retry import Fail, Policy, Retry, decide
+from deltabus.run import Ending, HandBack, HandedBack, LeftToRQ, Parked, Run
 from deltabus.settings import Settings
 from deltabus.temporary import TemporaryFiles
 
@@ -39,128 +40,12 @@ R = TypeVar("R", bound=Request)
 log = structlog.get_logger("deltabus.engine")
 
 
-class HandBack(DeltabusError):
-    """The worker is leaving: the attempt ends, and the task goes back to its queue uncharged."""
-
-
-@dataclass(frozen=True, slots=True)
-class HandedBack:
-    """The attempt ended because the worker leaves; the task goes to the front of its queue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """The task waits for its next attempt outside the worker, for `delay` seconds."""
-
-    delay: float
-    #: Attempts that have failed so far.
-    failures: int
-
-
-@dataclass(frozen=True, slots=True)
-class LeftToRQ:
-    """The attempt failed, and RQ will run the job again (`retry=Retry(…)`)."""
-
-    error: ErrorInfo
-
-
-#: How a run ends: settled, or to be continued.
-Ending = Terminal | HandedBack | Parked | LeftToRQ
-
-
 @dataclass(frozen=True, slots=True)
 class _TryAgain:
     """What was streamed is void; another attempt follows."""
 
     error: ErrorInfo
     delay: float
-
-
-@dataclass(slots=True, eq=False)
-class Context:
-    """What a task function gets: its task, and the means to do it."""
-
-    task: str
-    envelope: Envelope
-    attempt: Attempt
-    registry: Registry
-    #: Where bytes come from and go to.
-    depot: Depot
-    #: What the task puts at a provider for the length of an attempt.
-    temporary: TemporaryFiles
-    settings: Settings
-    #: Unix time in seconds at which the attempt is ended, if it has not ended by then.
-    ends_at: float
-    #: Says what has been accumulated, for the `failed` event.
-    partial: Callable[[], Any] | None = None
-    #: Subscribers were told how far it is: if it begins again, they are told that, too.
-    told: bool = False
-    #: It was begun before: what it is to do may have been done, and the answer lost.
-    again: bool = False
-
-    def provider(self) -> Provider:
-        """Who is to do it: whom the envelope names, else whoever takes the request's model.
-
-        Raises:
-            UnknownProvider: there is none.
-        """
-        model = self.envelope.request.get("model")
-        return self.registry.resolve(self.envelope.provider, model if isinstance(model, str) else None)
-
-    def request(self, shape: type[R], /, **fields: Any) -> R:
-        """A request for a provider, of that shape, with what every request of this attempt has."""
-        return shape(
-            headers=self.envelope.headers,
-            task=self.task,
-            attempt=self.attempt.number,
-            deadline=self.ends_at,
-            **fields,
-        )
-
-
-Handler = Callable[[Context], Awaitable[Any]]
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """One attempt as a worker orders it."""
-
-    task: str
-    queue: str
-    handler: Handler
-    #: The argument of the job, unchecked.
-    argument: Any
-    #: Seconds that RQ allows the job; below 0: no limit.
-    timeout: float
-    worker: str
-    #: Unix time, in seconds, at which the worker ends the run by force, whichever attempt it is at.
-    ends_at: float = float("inf")
-    execution: str | None = None
-    #: Seconds to keep the log after the end, where the job says so.
-    result_ttl: int | None = None
-    #: Attempts that failed before this run.
-    failures: int = 0
-    #: The worker can park a task that has long to wait.
-    may_park: bool = False
-    #: Seconds after which RQ runs the job again if it fails (`retry=Retry(…)`); None: it does not.
-    rq_retries_in: float | None = None
-    #: Whether RQ has recorded this ending: then the job was requeued on purpose, and a new round begins. Raises
-    #: `Fenced` where this run is not the job's any more, as when somebody else has taken it over and settled it.
-    is_booked: Callable[[Terminal], Awaitable[bool]] | None = None
-    #: An attempt has begun: whatever ending is found from now on is one of this round.
-    begun: bool = False
-    #: Number of the newest attempt of this run, which is how many the task has had; None: none has begun.
-    attempts: int | None = None
-    interrupted: DeltabusError | None = None
-    #: What `interrupt` cancels: set while the run may be interrupted.
-    runner: asyncio.Task[Any] | None = None
-
-    def interrupt(self, reason: DeltabusError) -> None:
-        """End the attempt now: `CancelRequested`, `HandBack`, `Fenced` or `Sealed`. The first reason counts."""
-        if self.interrupted is None:
-            self.interrupted = reason
-            if self.runner is not None:
-                self.runner.cancel()
 
 
 class Engine:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltabus import parts
-from deltabus.engine import Context
+from deltabus.context import Context
 from deltabus.errors import NotFound, PayloadTooLarge
 from deltabus.provider import FileRequest, Provider
 
@@ -89,13 +89,7 @@ class _Fetcher:
 
     async def _fetch(self, file_id: str, param: str) -> _File:
         context = self._context
-        request = FileRequest(
-            headers=context.envelope.headers,
-            task=context.task,
-            attempt=context.attempt.number,
-            deadline=context.ends_at,
-            file_id=file_id,
-        )
+        request = context.request(FileRequest, file_id=file_id)
         try:
             described = await self._provider.file(request)
             download = await self._provider.content(request)

@@ -17,7 +17,7 @@ from redis.client import Pipeline
 from rq.job import Job, JobStatus
 
 from deltabus.allowlist import AllowList
-from deltabus.engine import Handler
+from deltabus.context import Handler
 from deltabus.errors import InvalidRequest, PayloadTooLarge, UnknownTask
 from deltabus.settings import Settings
 

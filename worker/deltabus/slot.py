@@ -17,7 +17,8 @@ from rq.executions import Execution
 from rq.rate_limit import release_slot
 
 from deltabus import jobs
-from deltabus.engine import Context, Ending, Engine, HandBack, LeftToRQ, Parked, Run
+from deltabus.context import Context
+from deltabus.engine import Engine
 from deltabus.errors import (
     BusError,
     CancelRequested,
@@ -34,6 +35,7 @@ from deltabus.failure import Failure
 from deltabus.intake import Taken
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, OPEN_FIELD, BusJob
 from deltabus.ledger import Ledger, Outcome
+from deltabus.run import Ending, HandBack, LeftToRQ, Parked, Run
 from deltabus.settings import Settings
 
 log = structlog.get_logger("deltabus.worker")

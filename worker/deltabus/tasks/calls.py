@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from deltabus import calls as rules
-from deltabus.engine import Context
+from deltabus.context import Context
 from deltabus.errors import ProviderProtocol
 from deltabus.provider import Download, Request, UploadRequest
 from deltabus.tasks.function import task

@@ -11,7 +11,7 @@ import msgspec
 from deltabus import chat as rules
 from deltabus.accumulator import Accumulator
 from deltabus.attachments import fastened
-from deltabus.engine import Context
+from deltabus.context import Context
 from deltabus.errors import PayloadTooLarge
 from deltabus.inlining import inlined
 from deltabus.provider import ChatRequest, Completion, Provider

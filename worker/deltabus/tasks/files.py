@@ -8,7 +8,7 @@ from typing import Any, Final
 import structlog
 
 from deltabus import files as rules
-from deltabus.engine import Context
+from deltabus.context import Context
 from deltabus.errors import NotFound, TaskError
 from deltabus.files import Delete, Fetch, Get, Listing, Upload
 from deltabus.provider import FileRequest, Provider, Request, UploadRequest

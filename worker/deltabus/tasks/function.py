@@ -17,12 +17,14 @@ from rq import get_current_job
 from rq.job import Job
 
 from deltabus import connections, logs
+from deltabus.context import Handler
 from deltabus.depot import Depot
-from deltabus.engine import Engine, Handler, LeftToRQ, Run
+from deltabus.engine import Engine
 from deltabus.errors import TaskCancelled, TaskFailed
 from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.log import Log
 from deltabus.registry import Registry
+from deltabus.run import LeftToRQ, Run
 from deltabus.settings import load
 from deltabus.temporary import TemporaryFiles
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
-from deltabus.engine import Context
+from deltabus.context import Context
 from deltabus.errors import DeltabusError
 from deltabus.events import Progress
 from deltabus.provider import Content

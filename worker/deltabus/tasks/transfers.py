@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from deltabus.calls import Heard
-from deltabus.engine import Context
+from deltabus.context import Context
 from deltabus.files import Upload
 from deltabus.provider import Download
 from deltabus.tasks.meter import Meter, Metered
