@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from rq.job import JobStatus
@@ -178,20 +179,6 @@ def test_a_log_key_that_is_not_a_stream(site):
     assert site.leftovers() == set()
 
 
-@pytest.mark.parametrize("key", ["rq:wip:chat", "rq:executions:j"])
-def test_a_job_is_in_a_list_even_if_it_cannot_be_started(site, key):
-    """A registry of RQ's of the wrong type: the script that starts the job stops half-way."""
-    site.redis.set(key, "what?")
-    job = site.enqueue(job_id="j")
-    site.work(max_jobs=1)
-    lists = site.redis.lrange("rq:queue:chat", 0, -1) + site.redis.lrange("rq:queue:chat:intermediate", 0, -1)
-    assert lists == [b"j"]
-    site.redis.delete(key)
-    site.redis.rpoplpush("rq:queue:chat:intermediate", "rq:queue:chat")
-    site.work()
-    assert isinstance(site.ending(job.id), Completed)
-
-
 def test_rqs_maintenance_goes_on_after_a_job_that_it_cannot_read(site, capfd):
     site.redis.hset("rq:job:broken", mapping={"data": "[]", "status": "lost"})
     site.redis.zadd("rq:wip:chat", {"broken:execution": 1})
@@ -216,3 +203,53 @@ def test_a_result_that_cannot_be_written_does_not_keep_the_job_from_its_end(site
     assert site.fetch(job).get_status() == ("failed" if script else "finished")
     assert site.leftovers() == set()
     assert site.redis.get(f"rq:results:{job.id}") == b"not a stream"
+
+
+@pytest.mark.parametrize("key", ["rq:executions:{id}", "rq:wip:chat"])
+def test_a_registry_that_cannot_be_written_does_not_keep_the_job_from_its_start(site, key):
+    job = site.enqueue()
+    site.redis.set(key.format(id=job.id), "not a sorted set")
+    site.work()
+    assert site.types(job.id)[-1] == "completed"
+    assert site.fetch(job).get_status() == "finished"
+
+
+@pytest.mark.parametrize("key", ["rq:executions:{id}", "rq:wip:chat"])
+def test_a_registry_of_the_wrong_type_does_not_keep_a_lost_job_from_its_end(site, key):
+    job = site.enqueue()
+    site.redis.set(key.format(id=job.id), "not a sorted set")
+    site.work_until_killed_at("succeed")
+    with site.worker(settings=site.settings(lease=0.5, heartbeat_interval=0.1)):
+        site.redis.zadd(keys.WORKERS, dict.fromkeys(site.redis.zrange(keys.WORKERS, 0, -1), 1), lt=True)
+        site.until(lambda: site.fetch(job).get_status() == "finished")
+    assert site.types(job.id).count("completed") == 1
+
+
+def test_a_scheduled_id_whose_key_is_no_hash_fails_and_the_rest_of_the_schedule_goes_on(site):
+    job = site.queue().enqueue_in(timedelta(0), "deltabus.tasks.chat", {"request": REQUEST})
+    site.redis.set("rq:job:bad", "not a hash")
+    site.redis.zadd("rq:scheduled:chat", {"bad": 1})
+    with site.worker():
+        site.until(lambda: site.types(job.id)[-1:] == ["completed"])
+        site.until(lambda: site.types("bad") == ["failed"])
+    assert site.redis.zcard("rq:scheduled:chat") == 0
+
+
+@pytest.mark.parametrize("key", ["rq:scheduled:spoilt", "rq:queue:spoilt:intermediate", "rq:queue:spoilt"])
+def test_a_queue_with_a_key_of_the_wrong_type_is_named_and_does_not_stop_the_others(site, capfd, key):
+    site.redis.set(key, "of another type")
+    due = (
+        site.queue("spoilt").enqueue_in(timedelta(0), "deltabus.tasks.chat", {"request": REQUEST})
+        if (key == "rq:queue:spoilt")
+        else None
+    )
+    with site.worker("spoilt", "chat"):
+        job = site.enqueue()
+        site.until(lambda: site.types(job.id)[-1:] == ["completed"])
+        if due is not None:
+            assert site.redis.zscore("rq:scheduled:spoilt", due.id)
+            site.redis.delete(key)
+            site.until(lambda: site.types(due.id)[-1:] == ["completed"])
+    said = capfd.readouterr().err
+    assert key in said
+    assert "is away" not in said

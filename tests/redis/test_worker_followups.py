@@ -315,3 +315,10 @@ def test_an_ending_that_rq_could_not_record_is_recorded_later(site, hooks, monke
     assert site.fetch(job).get_status() is JobStatus.FAILED
     assert job.id in site.queue().failed_job_registry
     assert site.leftovers() == set()
+
+
+def test_dependents_of_many_jobs_that_end_at_once_all_run_at_once(site):
+    firsts = [site.enqueue() for _ in range(40)]
+    behind = [site.enqueue(depends_on=first) for first in firsts]
+    site.work()
+    assert [site.types(job.id)[-1:] for job in behind] == [["completed"]] * 40

@@ -43,7 +43,7 @@ def start(site: Any, job: Job, then: Then | None = None) -> None:
 
 async def reap(client: redis.asyncio.Redis) -> None:
     """Another worker finds the lease of `away` run out, and puts its job back."""
-    recovery = Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=LEASE)
+    recovery = Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=LEASE, result_ttl=60)
     deadline = time.monotonic() + 100 * LEASE
     while not await client.llen("rq:queue:chat"):
         await recovery.patrol(())
@@ -94,3 +94,42 @@ def test_a_worker_that_comes_back_does_not_revive_what_others_have_taken_over(si
     start(site, job, come_back)
     assert not list(site.redis.scan_iter("rq:execution*"))
     assert not site.redis.exists(job.key)
+
+
+def test_the_log_of_a_job_that_was_deleted_and_whose_worker_died_is_sealed(site) -> None:
+    job = site.enqueue()
+    start(site, job)
+    started = f'{{"type":"started","task":"{job.id}","id":"1-0","at":1.0,"worker":"away"}}'
+    site.redis.xadd(keys.log(job.id), {"event": started}, id="1-0")
+    site.redis.delete(job.key)  # RQ's own `delete` takes the execution along
+
+    async def bury() -> None:
+        async with redis.asyncio.Redis.from_url(site.url) as client:
+            recovery = Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=LEASE, result_ttl=60)
+            deadline = time.monotonic() + 100 * LEASE
+            while await client.zscore(keys.WORKERS, "away") is not None:
+                await recovery.patrol(())
+                assert time.monotonic() < deadline, "it is not buried"
+
+    asyncio.run(bury())
+    assert site.types(job.id) == ["started", "cancelled"]
+    assert site.ending(job.id).reason == "the job was deleted"
+    assert 0 < site.redis.ttl(keys.log(job.id)) <= 60
+
+
+def test_a_job_that_rq_has_left_among_the_ready_ones_is_enqueued(site) -> None:
+    first = site.enqueue()
+    job = site.enqueue(depends_on=first)
+    site.redis.lrem("rq:queue:chat", 0, first.id)
+    site.redis.zrem("rq:deferred:chat", job.id)
+    site.redis.hset(job.key, "status", "ready_to_enqueue")
+    site.redis.zadd("rq:ready:chat", {job.id: 1, "gone": 1})
+
+    async def patrol() -> None:
+        async with redis.asyncio.Redis.from_url(site.url) as client:
+            await Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=LEASE, result_ttl=60).patrol(())
+
+    asyncio.run(patrol())
+    assert site.redis.lrange("rq:queue:chat", 0, -1) == [job.id.encode()]
+    assert site.fetch(job).get_status() == "queued"
+    assert not site.redis.exists("rq:ready:chat")

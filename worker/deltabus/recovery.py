@@ -19,11 +19,12 @@ from typing import Final
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
-from rq.registry import ScheduledJobRegistry
+from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
 from rq.utils import utcformat
 from rq.worker_registration import REDIS_WORKER_KEYS
 
@@ -42,13 +43,15 @@ class Recovery:
     Args:
         queues: names and RQ's keys of the queues that are looked after.
         lease: seconds after which a worker that has not been heard of is taken for dead.
+        result_ttl: seconds that the log of a deleted job lives after its end.
     """
 
-    def __init__(self, redis: Redis, worker: str, queues: Mapping[str, str], *, lease: float) -> None:
+    def __init__(self, redis: Redis, worker: str, queues: Mapping[str, str], *, lease: float, result_ttl: int) -> None:
         self._redis = redis
         self._worker = worker
         self._queues = queues
         self._lease = lease
+        self._result_ttl = result_ttl
         self._reap = redis.register_script(REAP.source)
         self._release = redis.register_script(RELEASE.source)
         self._put_back = redis.register_script(PUT_BACK.source)
@@ -60,6 +63,8 @@ class Recovery:
         self._strange: set[bytes] = set()
         #: When this worker first saw ids that are in intermediate lists, by its monotonic clock.
         self._seen: dict[tuple[str, bytes], float] = {}
+        #: Queues that have a key of the wrong type, which was said.
+        self._broken: set[str] = set()
 
     async def patrol(self, running: Collection[str], *, born: bool = False) -> None:
         """Renew the lease, and requeue what belongs to nobody.
@@ -71,8 +76,22 @@ class Recovery:
         while await self._reap_the_dead(running, born=born):
             pass
         for name, key in self._queues.items():
-            await self._put_back_the_stuck(key)
-            await self._release_the_due(name, key)
+            try:
+                await self._put_back_the_stuck(key)
+                await self._release_the_due(name, key)
+            except ResponseError as exc:
+                if "WRONGTYPE" not in str(exc):
+                    raise
+                if name not in self._broken:
+                    log.error(  # noqa: TRY400 # no traceback
+                        "a key of a queue is of another type than RQ's; what was scheduled, or taken and never "
+                        "started, waits until somebody deletes or renames it",
+                        queue=name,
+                        keys=[key, IntermediateQueue.get_intermediate_queue_key(key), _scheduled(name), _ready(name)],
+                    )
+                self._broken.add(name)
+            else:
+                self._broken.discard(name)
 
     async def _reap_the_dead(self, running: Collection[str], *, born: bool) -> bool:
         # After an outage, or a failover, all leases have run out: the others need time to come back.
@@ -80,7 +99,7 @@ class Recovery:
         good, requeued, buried, more = await self._reap(
             keys=[keys.WORKERS, REDIS_WORKER_KEYS],
             args=[
-                *(self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born), int(settled)),
+                *(self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born), int(settled), self._result_ttl),
                 *await self._unclaimed(running),
             ],
         )
@@ -104,11 +123,10 @@ class Recovery:
         return list(twice)[:BATCH]
 
     async def _release_the_due(self, name: str, queue_key: str) -> None:
-        """Enqueue scheduled jobs whose time has come: RQ's scheduler need not run for retries to happen."""
-        scheduled = ScheduledJobRegistry.key_template.format(name)
+        """Enqueue what waits for nothing any more: neither RQ's scheduler nor its maintenance need run for that."""
         args: list[str | int] = [Job.key_for(""), utcformat(datetime.now(UTC)), BATCH]
-        if released := await self._release(keys=[scheduled, queue_key], args=args):
-            log.debug("released scheduled jobs", queue=name, jobs=released)
+        if released := await self._release(keys=[_scheduled(name), queue_key, _ready(name)], args=args):
+            log.debug("released jobs that waited", queue=name, jobs=released)
 
     async def _put_back_the_stuck(self, queue_key: str) -> None:
         intermediate = IntermediateQueue.get_intermediate_queue_key(queue_key)
@@ -124,3 +142,13 @@ class Recovery:
             first_seen = IntermediateQueue(queue_key, self._redis).get_first_seen_key(job_id)  # type: ignore[arg-type]
             if await self._put_back(keys=[intermediate, queue_key, first_seen], args=[job_id]):
                 log.warning("requeued a job that was taken and never started", task=job_id)
+
+
+def _scheduled(queue: str) -> str:
+    """RQ's key of the queue's scheduled jobs."""
+    return ScheduledJobRegistry.key_template.format(queue)
+
+
+def _ready(queue: str) -> str:
+    """RQ's key of the queue's jobs whose dependencies are met."""
+    return ReadyJobRegistry.key_template.format(queue)

@@ -137,7 +137,7 @@ class Shift:
                 books=worker,
                 bookkeepers=stack.enter_context(ThreadPoolExecutor(BOOKKEEPERS, "rq-bookkeeper")),
             )
-            self._recovery = Recovery(redis, worker.name, keys, lease=settings.lease)
+            self._recovery = Recovery(redis, worker.name, keys, lease=settings.lease, result_ttl=settings.result_ttl)
             self._reconciler = Reconciler(
                 redis,
                 event_log,

@@ -23,7 +23,10 @@ if redis.call('LPOS', KEYS[2], ARGV[1]) or redis.call('LPOS', KEYS[3], ARGV[1]) 
   return 0
 end
 
-local executions = redis.call('ZRANGE', KEYS[4], 0, -1)
+local executions = redis.pcall('ZRANGE', KEYS[4], 0, -1)
+if executions.err then
+  executions = {} -- of the wrong type: it says of nobody that they run the job
+end
 for _, execution in ipairs(executions) do
   local worker = redis.call('HGET', ARGV[2] .. ':execution:' .. ARGV[1] .. ':' .. execution, 'worker_name')
   if worker and (redis.call('ZSCORE', KEYS[7], worker)
@@ -33,7 +36,7 @@ for _, execution in ipairs(executions) do
 end
 for _, execution in ipairs(executions) do
   redis.call('DEL', ARGV[2] .. ':execution:' .. ARGV[1] .. ':' .. execution)
-  redis.call('ZREM', KEYS[5], ARGV[1] .. ':' .. execution)
+  redis.pcall('ZREM', KEYS[5], ARGV[1] .. ':' .. execution)
 end
 redis.call('DEL', KEYS[4])
 

@@ -17,8 +17,8 @@
 --
 -- Returns 1 when done. 0: the job is not in that state any more. 2: `listed`, the job was cancelled;
 -- `running`, there are dependents. With 0 and 2, no command was carried out. Where a command fails, the rest are left
--- out, and the error is returned; a `listed` id is back in its list then. A key of the wrong type does not keep a
--- `running` job from its end: the rest are carried out first.
+-- out, and the error is returned; a `listed` id is back in its list then. A key of the wrong type keeps a job neither
+-- from its start, which counts as done, nor from its end, where the rest are carried out before the error is returned.
 
 if ARGV[1] == 'listed' then
   if redis.call('LREM', KEYS[1], 1, ARGV[2]) == 0 then
@@ -44,13 +44,13 @@ while i <= #ARGV do
   local words = tonumber(ARGV[i])
   local reply = redis.pcall(unpack(ARGV, i + 1, i + words))
   if type(reply) == 'table' and reply.err then
-    if ARGV[1] == 'listed' then
-      redis.call('RPUSH', KEYS[1], ARGV[2])
-      return reply
-    elseif not string.find(reply.err, 'WRONGTYPE', 1, true) then
+    if not string.find(reply.err, 'WRONGTYPE', 1, true) then
+      if ARGV[1] == 'listed' then
+        redis.call('RPUSH', KEYS[1], ARGV[2])
+      end
       return reply
     end
-    wrong = wrong or reply
+    wrong = ARGV[1] == 'running' and (wrong or reply) or nil
   end
   i = i + words + 1
 end

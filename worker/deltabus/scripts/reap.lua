@@ -8,7 +8,8 @@
 -- ARGV[4]  how many jobs to requeue at the most
 -- ARGV[5]  "1": this worker has just been born, and what its name still runs is from an earlier life
 -- ARGV[6]  "1": look for other workers' leases too
--- ARGV[7..] members of this worker's own executions, as <job>:<execution>, which it does not run
+-- ARGV[7]  seconds that the log of a deleted job lives after its end; "-1": for ever
+-- ARGV[8..] members of this worker's own executions, as <job>:<execution>, which it does not run
 --
 -- The keys of a dead worker and its jobs follow from what is found; all are RQ's:
 --   <rq>:worker:<name>                hash
@@ -19,10 +20,13 @@
 --   <rq>:job:<job>                    hash; `deltabus_lost` counts how often the job lost its worker
 --   <rq>:queue:<queue>                list
 --   <rq>:workers:<queue>              set of worker keys
+-- A job that was deleted while it ran cannot run again, and nobody but this script knows that it was there. So its log
+-- is sealed as `cancelled`: deltabus:{<job>}:log (stream) and deltabus:{<job>}:cancel (string).
 --
 -- Returns {whether this worker's lease was still good (0 or 1), requeued ids, names of the workers that are
 -- done with, whether there is more to do (0 or 1)}.
 
+local SEAL = '9007199254740991-0'
 
 local rq = ARGV[3]
 local time = redis.call('TIME')
@@ -32,19 +36,43 @@ local own = redis.call('ZSCORE', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[1], now + lease, ARGV[1])
 local good = own and tonumber(own) >= now
 
+local function end_deleted(job)
+  local prefix = 'deltabus:{' .. job .. '}'
+  local last = redis.pcall('XREVRANGE', prefix .. ':log', '+', '-', 'COUNT', 1)
+  if last.err or not last[1] or last[1][1] == SEAL then
+    return
+  end
+  local event = string.format('{"type":"cancelled","task":%s,"id":"%s","at":%.6f,"reason":"the job was deleted"}',
+    cjson.encode(job), SEAL, now)
+  redis.call('XADD', prefix .. ':log', SEAL, 'event', event)
+  if ARGV[7] == '-1' then
+    redis.call('PERSIST', prefix .. ':log')
+  else
+    redis.call('EXPIRE', prefix .. ':log', ARGV[7])
+  end
+  redis.call('DEL', prefix .. ':cancel')
+  redis.call('PUBLISH', prefix .. ':events', event)
+end
+
 local function requeue(worker_executions, member)
   redis.call('SREM', worker_executions, member)
   local job, execution = string.match(member, '^(.*):([^:]*)$')
-  if not job or redis.call('DEL', rq .. ':execution:' .. member) == 0 then
+  if not job then
     return nil
   end
+  local ran = redis.call('DEL', rq .. ':execution:' .. member) == 1
   local job_key = rq .. ':job:' .. job
-  redis.call('ZREM', rq .. ':executions:' .. job, execution)
-  local origin = redis.call('HGET', job_key, 'origin')
-  if not origin then
+  -- RQ's indexes may be of the wrong type: whoever lives goes on all the same.
+  redis.pcall('ZREM', rq .. ':executions:' .. job, execution)
+  local origin = redis.pcall('HGET', job_key, 'origin')
+  if type(origin) ~= 'string' then
+    end_deleted(job)
     return nil
   end
-  redis.call('ZREM', rq .. ':wip:' .. origin, member)
+  if not ran then
+    return nil
+  end
+  redis.pcall('ZREM', rq .. ':wip:' .. origin, member)
   if redis.call('HGET', job_key, 'status') ~= 'started' then
     return nil
   end
@@ -67,7 +95,7 @@ end
 if ARGV[5] == '1' then
   requeue_all(rq .. ':worker:' .. ARGV[1] .. ':executions')
 end
-for i = 7, #ARGV do
+for i = 8, #ARGV do
   requeued[#requeued + 1] = requeue(rq .. ':worker:' .. ARGV[1] .. ':executions', ARGV[i])
 end
 local dead = ARGV[6] == '1' and good and redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now) or {}
