@@ -78,7 +78,7 @@ def test_a_name_that_is_taken_is_said_in_one_line(start: Start) -> None:
     start("--name", "twin").wait_for("worker started")
     second = start("--name", "twin")
     assert second.end() == exits.USAGE
-    assert "a worker named `twin` is registered: choose another --name" in second.said
+    assert "a worker named `twin` is registered and alive: choose another --name" in second.said
     assert "Traceback" not in second.said
 
 

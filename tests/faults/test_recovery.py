@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from faults import Scene, attempts
+from faults import FAST, Scene, attempts
+from processes import DELTABUS, Background, environ
 from redis.asyncio import Redis
 
+from deltabus.cli import exits
 from deltabus.events import Completed, Started
 from deltabus.jobs import OPEN_FIELD
+from deltabus.keys import WORKERS
 from deltabus.log import Log
 from deltabus.settings import Settings
 
@@ -31,9 +34,17 @@ def test_a_worker_of_the_same_name_takes_up_the_work_of_the_one_that_was_killed(
         (task,) = scene.chat(words=30, interval=0.05)
         scene.streams(task)
         victim.process.kill()
-        scene.redis.delete("rq:worker:pod-0")  # its registration has run out; RQ refuses the name before
+        victim.process.wait()
         with scene.worker("--name", "pod-0"):
             assert attempts(scene.words(task, 30)) == 2
+
+
+def test_a_frozen_worker_keeps_its_name(scene: Scene) -> None:
+    with scene.worker("--name", "pod-0") as frozen:
+        frozen.process.send_signal(signal.SIGSTOP)
+        scene.until(lambda: (scene.redis.zscore(WORKERS, "pod-0") or 0) < scene.redis.time()[0])
+        with Background((*DELTABUS, "worker", "--name", "pod-0"), environ=environ(scene.url, **FAST)) as second:
+            assert second.end() == exits.USAGE
 
 
 def test_a_frozen_worker_is_fenced_and_goes_on_with_new_work(scene: Scene) -> None:

@@ -204,8 +204,9 @@ def test_an_envelope_that_breaks_a_rule(site, refused, envelope, param, words):
     refused(put(site, call(envelope)), code, param, words)
 
 
-def test_a_deadline_that_has_passed(site, refused):
-    envelope = {"request": REQUEST, "deadline": 1_000_000_000.0}
+@pytest.mark.parametrize("deadline", [1_000_000_000.0, 0, -1.0])
+def test_a_deadline_that_has_passed(site, refused, deadline):
+    envelope = {"request": REQUEST, "deadline": deadline}
     refused(put(site, call(envelope)), "deadline_exceeded", "deadline", "passed")
 
 

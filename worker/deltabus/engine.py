@@ -185,7 +185,7 @@ class Engine:
             failures=run.failures,
             streamed=streamed,
             now=time.time(),
-            deadline=min(context.envelope.deadline or float("inf"), run.ends_at),
+            deadline=min(_deadline(context.envelope), run.ends_at),
         )
         if isinstance(decision, Fail):
             log.info("attempt failed", task=run.task, code=error.code, retry=False, why=decision.why)
@@ -277,11 +277,16 @@ async def _interruptibly(run: Run, work: Coroutine[Any, Any, T]) -> T:
         run.runner = None
 
 
+def _deadline(envelope: Envelope) -> float:
+    """The task's deadline; 0 is one that is long over."""
+    return float("inf") if envelope.deadline is None else envelope.deadline
+
+
 def _limit(run: Run, envelope: Envelope) -> float:
     """When the attempt must have ended: the nearest of the task's, the attempt's and RQ's limits."""
     now = time.time()
     limits = [run.timeout if run.timeout > 0 else float("inf"), envelope.timeout or float("inf")]
-    ends_at = min(now + min(limits), envelope.deadline or float("inf"), run.ends_at)
+    ends_at = min(now + min(limits), _deadline(envelope), run.ends_at)
     if ends_at <= now:
         raise DeadlineExceeded("the task's deadline passed before it could begin", param="deadline")
     return ends_at

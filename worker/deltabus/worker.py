@@ -14,14 +14,16 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, WatchError
 from rq.callbacks import execute_stopped_callback
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT, DEFAULT_RESULT_TTL
 from rq.executions import Execution
@@ -44,6 +46,10 @@ from deltabus.shift import Shift
 
 #: Shortest time, in seconds, without an answer after which a connection counts as dead.
 MIN_TIMEOUT: Final = 1.0
+
+#: Seconds between two looks at the lease of a worker of the same name, and seconds to wait beyond its end.
+NAMESAKE_INTERVAL: Final = 0.2
+NAMESAKE_GRACE: Final = 0.01
 
 log = structlog.get_logger("deltabus.worker")
 
@@ -156,7 +162,7 @@ class AsyncWorker(BaseWorker):
         logs.configure(self.settings if level is None else replace(self.settings, log_level=level.lower()))
 
     def _begin(self) -> None:
-        self.register_birth()  # type: ignore[no-untyped-call]
+        self.register_birth()
         self.set_state(WorkerStatus.STARTED)
 
     @property
@@ -216,10 +222,45 @@ class AsyncWorker(BaseWorker):
         """In which order queues are looked at."""
         return self._dequeue_strategy or DequeueStrategy.DEFAULT
 
+    def register_birth(self) -> None:
+        """As RQ does it, which takes no name twice. But a holder of the name that was killed is waited for to be dead.
+
+        Raises:
+            ValueError: there is a worker of this name.
+        """
+        self.bury_namesake()
+        super().register_birth()  # type: ignore[no-untyped-call]
+
+    def bury_namesake(self) -> None:
+        """Take over the name of a worker of ours that was killed, once its lease has run out.
+
+        RQ would keep the name from its successor for minutes, and the queues without a worker. What the dead one was
+        running is requeued by the new one's first patrol.
+        """
+        seen = None
+        while self.connection.exists(self.key) and not self.connection.hexists(self.key, "death"):
+            with self.connection.pipeline() as pipeline:
+                pipeline.watch(self.key)  # type: ignore[no-untyped-call]
+                end = pipeline.zscore(keys.WORKERS, self.name)
+                seconds, microseconds = pipeline.time()  # at once, as it is watching
+                now = seconds + microseconds / 1_000_000
+                if end is None or (seen is not None and end != seen) or _lives_here(pipeline.hgetall(self.key)):
+                    return  # not one of ours, it has just renewed its lease, or it is only frozen
+                if end <= now:
+                    pipeline.multi()
+                    pipeline.delete(self.key)
+                    # A lease, so that of several successors one is the first.
+                    pipeline.zadd(keys.WORKERS, {self.name: now + self.settings.lease})
+                    with contextlib.suppress(WatchError):
+                        pipeline.execute()
+                    continue
+                seen = end
+            time.sleep(min(end - now + NAMESAKE_GRACE, NAMESAKE_INTERVAL))
+
     def register_again(self) -> None:
         """Come back after Redis has lost the worker's hash."""
         self.connection.delete(self.key)
-        self.register_birth()  # type: ignore[no-untyped-call]
+        self.register_birth()
 
     @property
     def books_every_failure(self) -> bool:
@@ -263,6 +304,20 @@ class AsyncWorker(BaseWorker):
 
     def _queue(self, job: BusJob) -> Queue:
         return self.queue_class(job.origin, connection=self.connection, job_class=BusJob, serializer=JSONSerializer)
+
+
+def _lives_here(worker: Any) -> bool:
+    """Whether the process that RQ's hash of a worker tells of is there, on this host, and is not this one."""
+    pid = int(worker.get(b"pid") or 0)
+    if pid in (0, os.getpid()) or worker.get(b"hostname") != socket.gethostname().encode():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _loop_factory() -> Any:

@@ -68,7 +68,7 @@ def worker(
         stop_with_supervisor()
     if processes == 1:
         if name is not None and supervised:
-            # A killed process stays registered for a while, and RQ takes no name twice.
+            # A killed process stays registered until its lease has run out, and RQ takes no name twice.
             name = f"{name}.{os.getpid()}"
         return _work(settings, burst=burst, name=name, max_jobs=max_jobs, supervised=supervised)
     return _supervise(session, settings, processes, burst=burst, name=name, max_jobs=max_jobs)
@@ -96,11 +96,12 @@ def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | 
         worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings)
         if supervised:
             worker.signal_echo = 0.0  # each signal comes from the supervisor, once
-        # RQ takes no name twice, and raises a bare ValueError.
+        # RQ takes no name twice, and raises a bare ValueError. One that was killed is waited for to be dead.
+        worker.bury_namesake()
         if connection.exists(worker.key) and not connection.hexists(worker.key, "death"):
             raise click.UsageError(
-                f"a worker named `{worker.name}` is registered: choose another --name, or stop that one (if it was "
-                f"killed, RQ forgets it in {connection.ttl(worker.key)} s)"
+                f"a worker named `{worker.name}` is registered and alive: choose another --name, or stop that one "
+                f"(where it is a stock RQ worker that was killed, RQ forgets it in {connection.ttl(worker.key)} s)"
             )
         worker.work(burst=burst, max_jobs=max_jobs, logging_level=None)
     return exits.DONE
