@@ -149,6 +149,41 @@ def test_a_cancelled_answer_leaves_nothing(scene: Scene, server: ApiServer, sett
         nothing_stays(scene, server)
 
 
+def test_what_is_inline_has_a_limit_all_together(scene: Scene, server: ApiServer, settings: Settings) -> None:
+    with scene.worker(**settings(file_ids=False), DELTABUS_MAX_INLINE_BYTES=str(2 * len(PICTURE))) as worker:
+        attachment = picture(scene)
+        assert len(seen(ask(scene, attachment, attachment))) == 3
+        *_, ending = ask(scene, *[attachment] * 3).events()
+        assert isinstance(ending, Failed)
+        assert (ending.error.code, ending.error.param) == ("payload_too_large", "attachments[2].source")
+        assert "`max_inline_bytes`" in ending.error.message
+
+        shown = server.put(PICTURE, "picture")
+        part = {"type": "input_image", "file_id": shown.id}
+        assert len(seen(scene.bus.chat(messages=[{"role": "user", "content": [part] * 2}], model="gpt-4o-mini"))) == 2
+        *_, ending = scene.bus.chat(messages=[{"role": "user", "content": [part] * 3}], model="gpt-4o-mini").events()
+        assert isinstance(ending, Failed)
+        assert (ending.error.code, ending.error.param) == (
+            "payload_too_large",
+            "request.messages[0].content[2].file_id",
+        )
+        assert worker.process.poll() is None
+
+
+@pytest.mark.parametrize("file_id", ["../models", "a/../../models", "a?b=c", "..", "x" * 5000])
+def test_a_file_id_in_a_message_leads_nowhere_but_to_a_file(
+    scene: Scene, server: ApiServer, settings: Settings, file_id: str
+) -> None:
+    with scene.worker(**settings(file_ids=False)):
+        for part in ({"type": "input_image", "file_id": file_id}, {"type": "file", "file": {"file_id": file_id}}):
+            *_, ending = scene.bus.chat(messages=[{"role": "user", "content": [part]}], model="gpt-4o-mini").events()
+            assert isinstance(ending, Failed)
+            assert ending.error.code == "invalid_request"
+            assert str(ending.error.param).startswith("request.messages[0].content[0].")
+            assert file_id not in ending.error.message
+    assert server.operations() == []
+
+
 @pytest.mark.parametrize("on", ["POST /chat/completions", "POST /files"])
 def test_what_a_killed_worker_had_uploaded_is_deleted_by_the_next(
     scene: Scene, server: ApiServer, settings: Settings, on: str

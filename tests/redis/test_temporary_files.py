@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from deltabus import keys
+from deltabus import keys, temporary
 from deltabus.errors import NotFound, ProviderUnavailable, TaskError, Unsupported
 from deltabus.events import Completed
 from deltabus.log import Log
@@ -95,8 +95,10 @@ def play(site, shelf) -> Callable[[Any], None]:
     return run
 
 
-def request(task: str = TASK) -> UploadRequest:
-    return UploadRequest(task=task, body={"purpose": "user_data"}, content=Text())
+def request(task: str = TASK, name: str = Text.name) -> UploadRequest:
+    content = Text()
+    content.name = name
+    return UploadRequest(task=task, body={"purpose": "user_data"}, content=content)
 
 
 def nothing_is_noted(site) -> bool:
@@ -149,6 +151,32 @@ def test_an_upload_of_which_nobody_knows_whether_it_was_carried_out_is_found_by_
     assert nothing_is_noted(site)
 
 
+def test_a_name_that_the_provider_has_changed_is_found_all_the_same(site, shelf, play):
+    async def story(files: TemporaryFiles) -> None:
+        shelf.fails["upload"] = ProviderUnavailable("the line broke")
+        with pytest.raises(ProviderUnavailable):
+            await files.upload("shelf", request(name='the "report".pdf'))
+        shelf.kept = {i: name.replace('"', "%22").replace(" ", "_") for i, name in shelf.kept.items()}
+        assert await files.delete(TASK)
+
+    play(story)
+    assert shelf.kept == {}
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".pdf", "\u65e5" * 85, "a." + "x" * 253, "report.", ".hidden", "file"])
+def test_a_name_becomes_no_longer_than_names_may_be(site, shelf, play, name):
+    async def story(files: TemporaryFiles) -> None:
+        shelf.kept["file-x"] = name
+        shelf.fails["upload"] = ProviderUnavailable("the line broke")
+        with pytest.raises(ProviderUnavailable):
+            await files.upload("shelf", request(name=name))
+        assert all(len(kept.encode()) <= 255 for kept in shelf.kept.values())
+        assert await files.delete(TASK)
+
+    play(story)
+    assert shelf.kept == {"file-x": name}
+
+
 def test_a_provider_that_lists_nothing_is_not_asked_for_ever(site, shelf, play):
     async def story(files: TemporaryFiles) -> None:
         shelf.lists = False
@@ -199,6 +227,27 @@ def test_one_task_that_cannot_be_cleared_does_not_keep_the_others_from_it(site, 
         await files.sweep()
         assert len(shelf.kept) == 1
         await files.sweep()
+
+    play(story)
+    assert shelf.kept == {}
+    assert nothing_is_noted(site)
+
+
+def test_many_tasks_that_cannot_be_cleared_do_not_keep_the_others_from_it(site, shelf, play, monkeypatch):
+    monkeypatch.setattr(temporary, "SWEEP", 2)
+
+    async def story(files: TemporaryFiles) -> None:
+        for task in "abcdefg":
+            await files.upload("shelf", request(task))
+        for task in "abcd":
+            site.redis.hset(keys.files(task), "tag", b"unreadable")
+        for _ in range(4):
+            await files.sweep()
+        assert site.redis.zrange(keys.FILES, 0, -1) == [b"a", b"b", b"c", b"d"]
+        for task in "abcd":
+            site.redis.hdel(keys.files(task), "tag")
+        for _ in range(4):
+            await files.sweep()
 
     play(story)
     assert shelf.kept == {}

@@ -14,12 +14,13 @@ What was uploaded is deleted when the attempt is over: see `temporary`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
 
 from deltabus import parts
 from deltabus.context import Context
 from deltabus.envelope import Attachment
+from deltabus.errors import PayloadTooLarge
 from deltabus.provider import Capabilities, Content, UploadRequest
 
 
@@ -40,35 +41,58 @@ async def fastened(
         return
     await context.temporary.delete(context.task)  # an earlier attempt may have left some
     try:
-        made = [
-            await _part(attachment, f"attachments[{number}]", context, provider, capabilities)
-            for number, attachment in enumerate(context.envelope.attachments)
-        ]
+        made = await _parts(context, provider, capabilities)
         yield {**request, "messages": _with_parts(request.get("messages"), made)}
     finally:
         await context.temporary.delete(context.task)
 
 
-async def _part(
-    attachment: Attachment, param: str, context: Context, provider: str, capabilities: Capabilities
-) -> dict[str, Any]:
-    by_id = _goes_by_id(attachment, capabilities)
-    async with context.depot.open(
+async def _parts(context: Context, provider: str, capabilities: Capabilities) -> list[dict[str, Any]]:
+    made = []
+    # For all that is inline together: a job of a few bytes can name one large blob a thousand times.
+    room = context.settings.max_inline_bytes
+    for number, attachment in enumerate(context.envelope.attachments):
+        param = f"attachments[{number}]"
+        if _goes_by_id(attachment, capabilities):
+            async with _opened(attachment, param, context) as content:
+                file_id = await _upload(content, attachment, context, provider)
+            made.append({"type": "file", "file": {"file_id": file_id}})
+            continue
+        try:
+            async with _opened(attachment, param, context, room) as content:
+                room -= content.size
+                made.append(await _inline(content, attachment, param))
+        except PayloadTooLarge as exc:
+            if room >= context.settings.max_file_bytes:
+                raise  # says which limit it was
+            raise PayloadTooLarge(
+                f"`{exc.param}`: what is put into the messages has over {context.settings.max_inline_bytes} bytes "
+                "in all (`max_inline_bytes`)",
+                param=exc.param,
+            ) from exc
+    return made
+
+
+def _opened(
+    attachment: Attachment, param: str, context: Context, max_bytes: int | None = None
+) -> AbstractAsyncContextManager[Content]:
+    return context.depot.open(
         attachment.source,
         param=f"{param}.source",
         name=attachment.filename,
         media_type=attachment.media_type,
-        max_bytes=None if by_id else context.settings.max_inline_bytes,
-    ) as content:
-        if by_id:
-            return {"type": "file", "file": {"file_id": await _upload(content, attachment, context, provider)}}
-        async with aclosing(content.read()) as pieces:
-            data = b"".join([piece async for piece in pieces])
-        if attachment.as_ == "image":
-            return parts.image(data, content.media_type, detail=attachment.detail, param=param)
-        if attachment.as_ == "audio":
-            return parts.audio(data, content.media_type, param=param)
-        return parts.file(data, content.media_type, content.name)
+        max_bytes=max_bytes,
+    )
+
+
+async def _inline(content: Content, attachment: Attachment, param: str) -> dict[str, Any]:
+    async with aclosing(content.read()) as pieces:
+        data = b"".join([piece async for piece in pieces])
+    if attachment.as_ == "image":
+        return parts.image(data, content.media_type, detail=attachment.detail, param=param)
+    if attachment.as_ == "audio":
+        return parts.audio(data, content.media_type, param=param)
+    return parts.file(data, content.media_type, content.name)
 
 
 def _goes_by_id(attachment: Attachment, capabilities: Capabilities) -> bool:

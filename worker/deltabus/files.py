@@ -188,7 +188,7 @@ def _listing(root: Field, strict: bool) -> Listing:
     if not order.unset:
         order.one_of(("asc", "desc"))
     if not after.unset:
-        _check_id(after, "the id of the last file of the page before")
+        check_id(after, "the id of the last file of the page before")
     return Listing(body=_rest(root))
 
 
@@ -200,10 +200,11 @@ def _purpose(field: Field, known: Collection[str], strict: bool) -> None:
 
 
 def _file_id(root: Field) -> str:
-    return _check_id(root.child("file_id"), "the id of a file, as `upload` and `list` tell it")
+    return check_id(root.child("file_id"), "the id of a file, as `upload` and `list` tell it")
 
 
-def _check_id(field: Field, what: str) -> str:
+def check_id(field: Field, what: str) -> str:
+    """The id of a file, which becomes a part of the provider's URL."""
     value = field.string(what)
     if not FILE_ID.fullmatch(value):
         raise field.error(f"must be {what}: 1 to 512 letters, digits and `_ . : = ~ @ + -`, not starting with a dot")

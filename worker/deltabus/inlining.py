@@ -19,6 +19,8 @@ from typing import Any
 from deltabus import parts
 from deltabus.context import Context
 from deltabus.errors import NotFound, PayloadTooLarge
+from deltabus.fields import Field
+from deltabus.files import check_id
 from deltabus.provider import FileRequest, Provider
 
 
@@ -85,10 +87,15 @@ class _Fetcher:
     async def _file(self, file_id: str, param: str) -> _File:
         if file_id not in self._files:
             self._files[file_id] = await self._fetch(file_id, param)
-        return self._files[file_id]
+        file = self._files[file_id]
+        # Each time: every mention becomes a copy.
+        self._room -= len(file.data)
+        self._check_room(self._room < 0, param)
+        return file
 
     async def _fetch(self, file_id: str, param: str) -> _File:
         context = self._context
+        check_id(Field(param, file_id), "the id of a file, as the provider tells it")
         request = context.request(FileRequest, file_id=file_id)
         try:
             described = await self._provider.file(request)
@@ -99,17 +106,19 @@ class _Fetcher:
         async with aclosing(download):
             async for piece in download:
                 data += piece
-                if len(data) > self._room:
-                    limit = context.settings.max_inline_bytes
-                    raise PayloadTooLarge(
-                        f"the files of the messages have over {limit} bytes (`max_inline_bytes`)", param=param
-                    )
-        self._room -= len(data)
+                self._check_room(len(data) > self._room, param)
         name = str(described.get("filename") or download.name or file_id)
         media_type = download.media_type
         if media_type == parts.UNKNOWN:
             media_type = mimetypes.guess_type(name)[0] or media_type
         return _File(bytes(data), media_type, name)
+
+    def _check_room(self, over: bool, param: str) -> None:
+        if over:
+            limit = self._context.settings.max_inline_bytes
+            raise PayloadTooLarge(
+                f"the files of the messages have over {limit} bytes (`max_inline_bytes`)", param=param
+            )
 
 
 def _text(value: object) -> str | None:

@@ -121,7 +121,7 @@ class Settings:
     max_pending_bytes: int = 256 * 1024
     #: Largest file that a task may send or fetch.
     max_file_bytes: int = 8 * 1024 * 1024 * 1024
-    #: Largest file that is put into a chat message rather than uploaded.
+    #: Bytes of files that are put into the messages of one chat rather than uploaded: attached, and named by id.
     max_inline_bytes: int = 20 * 1024 * 1024
     #: Folders, as absolute paths, of which tasks may name files; none: no paths.
     file_roots: tuple[str, ...] = ()

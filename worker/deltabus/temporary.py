@@ -1,7 +1,8 @@
 """Files that tasks put at a provider for the length of one attempt, and how they go again, whatever dies.
 
-Before a file is uploaded, its name is noted in Redis; after that, its id. So nothing is forgotten: whoever comes
-later deletes what was noted, by its id, or, where the worker died before it knew one, by its name, which is unique.
+Before a file is uploaded, a tag is noted in Redis that its name has there, and no other; after that, its id. So
+nothing is forgotten: whoever comes later deletes what was noted, by its id, or, where the worker died before it knew
+one, by the tag.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from redis.asyncio import Redis
 
 from deltabus import keys
 from deltabus.commit import GroupCommit, pack, pack_command
+from deltabus.depot.naming import LONGEST_NAME
 from deltabus.errors import NotFound, ProviderProtocol, TaskError, Unsupported
 from deltabus.provider import Content, FileRequest, Provider, Request, UploadRequest
 from deltabus.registry import Registry
@@ -30,6 +32,9 @@ log = structlog.get_logger("deltabus.files")
 
 #: Seconds that may be spent at the end of an attempt to delete its files. What is left then is deleted later.
 DELETE_TIMEOUT: Final = 10.0
+
+#: Bytes that the suffix of a name may have to be kept.
+LONGEST_SUFFIX: Final = 32
 
 #: Tasks that one sweep looks at.
 SWEEP: Final = 100
@@ -54,6 +59,8 @@ class TemporaryFiles:
         self._registry = registry
         # Waits for Redis where it is away: an upload that is not noted must not be made.
         self._commit = GroupCommit(redis, [LOOK])
+        #: Tasks that the next sweep passes over: those before could not be cleared.
+        self._passed = 0
 
     async def upload(self, provider: str, request: UploadRequest) -> str:
         """Upload a file that goes with the task; its id.
@@ -65,11 +72,11 @@ class TemporaryFiles:
             TaskError: what the provider raises. What it may have kept all the same goes with `delete`.
         """
         content = _Renamed(request.content)
-        await self._write(request.task, content.name, _Note(provider))
+        await self._write(request.task, content.tag, _Note(provider))
         file = await self._registry.resolve(provider, None).upload(replace(request, content=content))
         if not isinstance(file_id := file.get("id"), str):
             raise ProviderProtocol("it does not say under which id it keeps the file")
-        await self._write(request.task, content.name, _Note(provider, file_id))
+        await self._write(request.task, content.tag, _Note(provider, file_id))
         return file_id
 
     async def delete(self, task: str) -> bool:
@@ -79,7 +86,7 @@ class TemporaryFiles:
         """
         noted = await self._call(b"HGETALL", keys.files(task))
         files = dict(zip(noted[::2], noted[1::2], strict=True))
-        gone = await asyncio.gather(*(self._delete(task, name.decode(), note) for name, note in files.items()))
+        gone = await asyncio.gather(*(self._delete(task, tag.decode(), note) for tag, note in files.items()))
         if all(gone):
             await self._call(b"ZREM", keys.FILES, task)
         return all(gone)
@@ -87,37 +94,40 @@ class TemporaryFiles:
     async def sweep(self) -> None:
         """Delete what tasks have left that are over."""
         await self._call(b"ZREMRANGEBYSCORE", keys.FILES, "-inf", _now(-keys.FILES_TTL))
-        for task in await self._call(b"ZRANGE", keys.FILES, 0, SWEEP - 1):
+        found = await self._call(b"ZRANGE", keys.FILES, self._passed, self._passed + SWEEP - 1)
+        # What cannot be cleared, perhaps for a week, does not keep what comes after it from being so.
+        self._passed = self._passed + len(found) if len(found) == SWEEP else 0
+        for task in found:
             state = await self._commit.call(pack(LOOK, [keys.log(task.decode()).encode()], []))
-            if state != b"open":
-                await self.delete(task.decode())
+            if state != b"open" and await self.delete(task.decode()):
+                self._passed = max(0, self._passed - 1)
 
     async def aclose(self) -> None:
         """Close what it has of its own."""
         await self._commit.aclose()
 
-    async def _write(self, task: str, name: str, note: _Note) -> None:
+    async def _write(self, task: str, tag: str, note: _Note) -> None:
         # The index first: an entry of it that leads nowhere is harmless.
         await self._call(b"ZADD", keys.FILES, _now(), task)
-        await self._call(b"HSET", keys.files(task), name, msgspec.json.encode(note))
+        await self._call(b"HSET", keys.files(task), tag, msgspec.json.encode(note))
         await self._call(b"EXPIRE", keys.files(task), keys.FILES_TTL)
 
     async def _call(self, *command: bytes | str | int) -> Any:
         return await self._commit.call(pack_command(*command))
 
-    async def _delete(self, task: str, name: str, noted: bytes) -> bool:
+    async def _delete(self, task: str, tag: str, noted: bytes) -> bool:
         try:
             note = msgspec.json.decode(noted, type=_Note)
             provider = self._registry.resolve(note.provider, None)
             async with asyncio.timeout(DELETE_TIMEOUT):
-                file_id = note.id if note.id is not None else await _find(provider, task, name)
+                file_id = note.id if note.id is not None else await _find(provider, task, tag)
                 if file_id is not None:
                     with contextlib.suppress(NotFound):
                         await provider.delete(FileRequest(task=task, file_id=file_id))
         except (TaskError, TimeoutError, msgspec.DecodeError) as exc:
             log.warning("a temporary file is left at the provider; it is tried again", task=task, error=str(exc))
             return False
-        await self._call(b"HDEL", keys.files(task), name)
+        await self._call(b"HDEL", keys.files(task), tag)
         return True
 
 
@@ -125,8 +135,11 @@ def _now(seconds: float = 0.0) -> str:
     return str(time.time() + seconds)
 
 
-async def _find(provider: Provider, task: str, name: str) -> str | None:
-    """The id of the file of that name, if the provider has it; the newest files are looked at."""
+async def _find(provider: Provider, task: str, tag: str) -> str | None:
+    """The id of the file that has this in its name, if the provider has it; the newest files are looked at.
+
+    Of the name as a whole nothing is known: providers escape and shorten names as they like.
+    """
     after: str | None = None
     for _ in range(PAGES):
         body = {"limit": PAGE, "order": "desc"} | ({"after": after} if after else {})
@@ -136,7 +149,7 @@ async def _find(provider: Provider, task: str, name: str) -> str | None:
             return None
         found = [file for file in page.get("data", ()) if isinstance(file, dict)]
         for file in found:
-            if file.get("filename") == name:
+            if tag in str(file.get("filename")):
                 return str(file.get("id"))
         if not page.get("has_more") or not found:
             return None
@@ -148,8 +161,14 @@ class _Renamed(Content):
     """The same under a name that no other file has."""
 
     def __init__(self, content: Content) -> None:
-        path = PurePath(content.name)
-        self.name = f"{path.stem}-{secrets.token_hex(8)}{path.suffix}"
+        #: Stands in the name, and in no other.
+        self.tag = secrets.token_hex(8)
+        suffix = PurePath(content.name).suffix
+        if len(suffix.encode()) > LONGEST_SUFFIX:
+            suffix = ""
+        room = LONGEST_NAME - len(f"-{self.tag}{suffix}".encode())
+        stem = content.name.removesuffix(suffix).encode()[:room].decode(errors="ignore")
+        self.name = f"{stem}-{self.tag}{suffix}"
         self.media_type = content.media_type
         self.size = content.size
         self._content = content

@@ -81,7 +81,7 @@ class Depot:
             ProviderUnavailable, ProviderTimeout, StreamTruncated: a server did not give it, this time.
         """
         wanted = Source.read(source, param, filename=name, media_type=media_type)
-        limit = min(max_bytes or self._settings.max_file_bytes, self._settings.max_file_bytes)
+        limit = self._settings.max_file_bytes if max_bytes is None else min(max_bytes, self._settings.max_file_bytes)
         async with AsyncExitStack() as stack:
             content = await self._find(wanted, limit, stack)
             if content.size > limit:
