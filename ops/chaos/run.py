@@ -191,11 +191,26 @@ class Run:
                     results=tuple(int(fields[b"type"]) for _, fields in results),
                     notes=NOTES & {name.decode() for name in job},
                 )
-        history.leftovers = [key for key in await self._passing(client) if not await self._runs_out(client, key)]
+        history.leftovers = [
+            f"{key} ({await _members(client, key)})"
+            for key in await self._passing(client)
+            if not await self._runs_out(client, key)
+        ]
         # Those of workers that have left run out by themselves.
         async for key in client.scan_iter("rq:worker:*", 1000):
             if key.count(b":") == 2 and await client.ttl(key) == -1:
                 history.leftovers.append(key.decode())
+
+
+async def _members(client: redis.asyncio.Redis, key: str) -> str:
+    """What is in a set, to find out who left it there."""
+    members: list[Any] = []
+    kind: Any = await client.type(key)
+    if kind == b"zset":
+        members = await client.zrange(key, 0, 9)
+    elif kind == b"set":
+        members = list(await client.smembers(key))[:10]
+    return ", ".join(member.decode() for member in members) or kind.decode()
 
 
 def say(text: str) -> None:

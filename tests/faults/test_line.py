@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 from faults import Scene, attempts
 from line import Line
+from processes import PATIENCE
 
 from deltabus import keys
 from deltabus.embedded import EmbeddedRedis
@@ -29,6 +32,18 @@ def test_a_line_that_goes_dead_without_a_word_is_replaced(fresh_redis: EmbeddedR
             assert task.cancel("enough")
             assert list(task.events())[-1].reason == "enough"
             scene.nothing_is_left()
+        scene.close()
+
+
+def test_a_worker_that_leaves_on_a_dead_line_signs_off_on_a_new_one(fresh_redis: EmbeddedRedis) -> None:
+    with Line(fresh_redis.url) as line:
+        scene = Scene(fresh_redis)
+        with scene.worker(DELTABUS_REDIS_URL=line.url) as worker:
+            line.die()
+            worker.process.send_signal(signal.SIGTERM)
+            assert worker.process.wait(PATIENCE) == 0
+        assert scene.redis.zrange(keys.WORKERS, 0, -1) == []
+        assert scene.redis.smembers("rq:workers") == set()
         scene.close()
 
 

@@ -148,12 +148,17 @@ class AsyncWorker(BaseWorker):
             done = True
         finally:
             if not self._abandoned:  # RQ would forget what this worker was running
-                with contextlib.suppress(RedisError):
-                    self.teardown()  # type: ignore[no-untyped-call]
-                    # Last: while it is there, others bury this worker, should RQ's records of it have stayed.
-                    if done:
-                        self.connection.zrem(keys.WORKERS, self.name)
+                self._sign_off(keep_lease=not done)
         return taken > 0
+
+    def _sign_off(self, *, keep_lease: bool) -> None:
+        """Take this worker out of RQ's records, then give up its lease: while it is there, others bury it."""
+        for _ in range(2):  # a line that has died without a word is found out by the first try
+            with contextlib.suppress(RedisError):
+                self.teardown()  # type: ignore[no-untyped-call]
+                if not keep_lease:
+                    self.connection.zrem(keys.WORKERS, self.name)
+                return
 
     def _configure_logs(self, level: str | None) -> None:
         """RQ's lines come out in the form of ours, once."""
