@@ -14,6 +14,7 @@ from rq.job import Job
 from rq.utils import utcformat
 
 from deltabus import keys, reconciler
+from deltabus.attempt import RUNNING_TTL
 from deltabus.events import Cancelled, Completed, Failed
 from deltabus.jobs import LOST_FIELD
 from deltabus.log import Log
@@ -229,3 +230,19 @@ def test_one_worker_looks_at_a_time_and_leaves_its_turn_to_the_next(site, rounds
     rounds(1, 2)
     assert queued(site) == [lost.id]
     assert not site.redis.exists(keys.RECONCILER)
+
+
+def test_the_log_of_a_task_that_was_deleted_and_whose_worker_died_is_sealed(site, rounds):
+    job = site.enqueue()
+    started = f'{{"type":"started","task":"{job.id}","id":"1-0","at":1.0,"worker":"dead"}}'
+    site.redis.xadd(keys.log(job.id), {"event": started}, id="1-0")
+    site.redis.expire(keys.log(job.id), RUNNING_TTL)
+    job.delete()
+    rounds(2)
+    assert site.types(job.id) == ["started"], "somebody renews it: its worker lives, and Redis may have lost the job"
+    site.redis.expire(keys.log(job.id), RUNNING_TTL - 60)
+    rounds(1)
+    assert site.types(job.id) == ["started"]
+    rounds(2)
+    assert site.types(job.id) == ["started", "cancelled"]
+    assert 0 < site.redis.ttl(keys.log(job.id)) <= 500

@@ -10,6 +10,7 @@ itself forgets when a replica takes over. So all jobs are looked at, by one work
 | started          | no living worker has it                         | the same, and it counts as lost            |
 | failed, stopped  | its log has no end: its work-horse was killed   | the log is sealed with what RQ says        |
 | canceled         | its log has no end: RQ tells nobody             | the log is sealed as cancelled             |
+| nothing          | its log has no end: deleted, its worker dead    | the log is sealed as cancelled             |
 
 What looks wrong once may be on its way: it must look so twice, a lease apart. What is done then is atomic.
 """
@@ -33,9 +34,10 @@ from rq.utils import utcformat, utcparse
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from deltabus import keys
+from deltabus.attempt import RUNNING_TTL
 from deltabus.commit import GroupCommit
 from deltabus.errors import BusError, Fenced, Internal, Sealed, TaskNotFound, UnknownTask
-from deltabus.events import Terminal
+from deltabus.events import Cancelled, Terminal
 from deltabus.jobs import NOTES, OPEN_FIELD, BusJob
 from deltabus.log import Log
 from deltabus.outage import Outage
@@ -58,6 +60,8 @@ REST: Final = 99
 LONGEST_BACKLOG: Final = 100_000
 
 _ENDED: Final = frozenset({JobStatus.FAILED.value, JobStatus.STOPPED.value, JobStatus.CANCELED.value})
+
+_DELETED: Final = "deleted"
 
 _FIELDS: Final = ("status", "origin", "ended_at", "result_ttl", OPEN_FIELD)
 
@@ -127,13 +131,19 @@ class Reconciler:
         began = time.time()
         waiting, running = await self._waiting(), await self._running()
         suspects: dict[tuple[str, str], float] = {}
-        async for jobs in self._batches():
+        async for job_keys in self._batches(f"{Job.redis_job_namespace_prefix}*", "hash"):
+            jobs = await self._read(job_keys)
             lost = [job for job in jobs if _is_lost(job, waiting, running)]
             for job in lost + await self._unsettled(jobs):
                 suspicion = (job.task, job.status)
                 since = suspects[suspicion] = self._suspects.get(suspicion, time.monotonic())
                 if suspicion in self._suspects and time.monotonic() - since >= self._lease:
                     await self._set_right(job)
+        async for logs in self._batches(keys.log("*"), "stream"):
+            for task in await self._deleted(logs):
+                since = suspects[task, _DELETED] = self._suspects.get((task, _DELETED), time.monotonic())
+                if (task, _DELETED) in self._suspects and time.monotonic() - since >= self._lease:
+                    await self._end_deleted(task)
         self._suspects = suspects
         self._last_round = began - self._lease  # clocks differ
         return True
@@ -157,16 +167,16 @@ class Reconciler:
             return False
         return bool(await self._redis.expire(keys.RECONCILER, ttl))
 
-    async def _batches(self) -> AsyncIterator[Sequence[_Glimpse]]:
-        """All jobs there are, with a rest after each batch that is in proportion to it."""
+    async def _batches(self, pattern: str, kind: str) -> AsyncIterator[Sequence[str]]:
+        """All keys like that, with a rest after each batch that is in proportion to it."""
         cursor = 0
         while True:
             start = time.monotonic()
             found: list[bytes]
             cursor, found = await self._redis.scan(  # type: ignore[assignment] # no decoding
-                cursor, f"{Job.redis_job_namespace_prefix}*", BATCH, _type="hash"
+                cursor, pattern, BATCH, _type=kind
             )
-            yield await self._read([key.decode(errors="replace") for key in found])
+            yield [key.decode(errors="replace") for key in found]
             if cursor == 0:
                 return
             await asyncio.sleep(REST * (time.monotonic() - start))
@@ -267,6 +277,31 @@ class Reconciler:
             return
         log.warning("sealed the log of a task that RQ has ended", task=job.task, status=job.status)
         await self._close(job)
+
+    async def _deleted(self, logs: Sequence[str]) -> list[str]:
+        """Tasks among these whose logs are open and not renewed any more, and whose jobs are not there."""
+        before, after = keys.log("*").split("*")
+        tasks = [task for key in logs if keys.TASK_ID.fullmatch(task := key[len(before) : -len(after)])]
+        pipeline = self._redis.pipeline(transaction=False)
+        for task in tasks:
+            pipeline.exists(Job.key_for(task))
+            pipeline.ttl(keys.log(task))
+            await self._look(keys=[keys.log(task)], client=pipeline)
+        found = await pipeline.execute() if tasks else []
+        idle = RUNNING_TTL - ROUND_LEASES * self._lease
+        looks = zip(tasks, found[::3], found[1::3], found[2::3], strict=True)
+        return [task for task, exists, ttl, state in looks if not exists and state == b"open" and 0 <= ttl < idle]
+
+    async def _end_deleted(self, task: str) -> None:
+        try:
+            event = Cancelled(task=task, at=time.time(), reason="the job was deleted")
+            await self._log.settle(task, event, queue="", result_ttl=self._result_ttl)  # nobody knows its queue
+        except (Sealed, Fenced):
+            return
+        except (Internal, BusError) as exc:
+            log.warning("a task that was deleted cannot be settled", task=task, error=str(exc))
+            return
+        log.warning("sealed the log of a task that was deleted while it ran", task=task)
 
     async def _close(self, job: _Glimpse) -> None:
         """Let the job's hash say that its end is known: when it was, as RQ does not where it cancels one.
