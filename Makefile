@@ -25,7 +25,10 @@ TASKS ?= 1000
 SECONDS ?= 30
 WORKERS ?= 4
 
-.PHONY: help demo test chaos shows peers lint format clean
+# The benchmark: SCENARIO=noop runs one of its scenarios, QUICK=1 smaller ones, REPEAT=N each so often.
+SCENARIO ?= all
+
+.PHONY: help demo test chaos shows bench peers lint format clean
 
 help:
 	@echo "make demo    a task through a private Redis and a worker, streamed to this terminal"
@@ -33,6 +36,8 @@ help:
 	@echo "make chaos   tasks under kills, freezes, restarts and provider faults, and a check of all that happened;"
 	@echo "             make chaos TASKS=5000 SECONDS=120 WORKERS=4 SEED=7 JSON=1"
 	@echo "make shows   one fault each on hundreds of streams, with figures; make shows SHOW=crash one of them"
+	@echo "make bench   deltabus and its peers side by side, with ratios, into ops/bench/RESULTS.md; make bench QUICK=1 in"
+	@echo "             under three minutes, into .cache/bench; make bench SCENARIO=noop REPEAT=9 one of the scenarios"
 	@echo "make peers   the bus in front of a server that nobody here wrote: LiteLLM's proxy"
 	@echo "make lint    ruff, mypy, import contracts"
 	@echo "make format  what ruff can mend by itself"
@@ -51,6 +56,12 @@ chaos: $(DEV)
 
 shows: $(DEV)
 	PYTHONPATH=ops $(VENV)/bin/python -m shows $(SHOW)
+
+# Only a whole run replaces the committed results.
+bench: $(DEV)
+	PYTHONPATH=ops/bench $(VENV)/bin/python -m sidebyside --scenario $(SCENARIO) $(if $(QUICK),--quick) \
+		$(if $(REPEAT),--repeat $(REPEAT)) \
+		--out $(if $(QUICK)$(filter-out all,$(SCENARIO)),.cache/bench,ops/bench)
 
 peers: $(DEV) $(PEER)/.installed
 	$(VENV)/bin/python -m pytest tests/peers $(PYTEST_ARGS)

@@ -1,0 +1,7 @@
+"""`python -m sidebyside`."""
+
+import sys
+
+from sidebyside.run import main
+
+sys.exit(main())

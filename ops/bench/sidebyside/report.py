@@ -1,0 +1,83 @@
+"""The results as text: on the terminal while they come, and as the tables of RESULTS.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sidebyside.sample import OURS
+from sidebyside.scenarios import SCENARIOS, Scenario
+from sidebyside.summary import Line, lines
+from sidebyside.targets import verdicts
+
+_ABOUT = """# Results
+
+Written by `make bench`; do not edit. `(a to b)` are the least and the most of all repetitions, in front of them
+is the median. A ratio compares what ran in the same repetition, one right after the other: 3 means that deltabus
+is three times as good. CPU is user and system time of the worker with its children, or of the program that reads;
+not that of Redis, the provider and the subscribers. The peers are the programs in `peers/`, set up as their own
+documentation tells; the readers and deltabus run on uvloop, the SDK on asyncio as its documentation has it.
+"""
+
+_NOISE = """
+**How noisy.** {load} processes wanted to run on this machine when it began, besides those of the benchmark:
+figures by the clock (`1/s`, `ms`) suffer most, CPU figures less, as other processes take caches and turns; ratios
+least. Where the least and the most lie far apart, the median is worth as much as that says.
+"""
+
+
+def table(scenario: Scenario, found: Sequence[Line]) -> str:
+    """One scenario for the terminal."""
+    rows = [(*_cells(line),) for line in found]
+    widths = [max(len(row[at]) for row in rows) for at in range(4)]
+    out = [f"\n{scenario.title}"]
+    for *cells, ratio in rows:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+        out.append(f"  {text}  {ratio}".rstrip())
+    return "\n".join(out)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """RESULTS.md."""
+    machine = results["machine"]
+    out = [_ABOUT]
+    out += [f"- {name}: {machine[name]}" for name in ("processor", "system")]
+    out += [f"- Python {machine['python']}, Redis {machine['redis']}, {results['date']}, {results['command']}"]
+    out += [f"- deltabus' environment: {_versions(machine['ours'])}"]
+    out += [f"- environment `{name}`: {_versions(found)}" for name, found in results["peers"].items()]
+    out += [f"- {note}" for note in results["notes"]]
+    out.append(_NOISE.format(load=machine["load"]))
+    if rows := list(verdicts(results["samples"])):
+        out += ["## Targets\n", "| target | limit | measured | |", "| --- | --- | --- | --- |"]
+        out += [
+            f"| {row.what} | {row.limit} | {row.measured} | {'met' if row.is_met else '**missed**'} |" for row in rows
+        ]
+        out.append("")
+    for scenario in SCENARIOS:
+        found = lines_of(scenario, results["samples"])
+        if not found:
+            continue
+        out += [f"## {scenario.title}\n", f"`make bench SCENARIO={scenario.name}`\n"]
+        if scenario.name in results["plots"]:
+            out.append(f"![{scenario.title}](plots/{scenario.name}.png)\n")
+        out += ["| case | figure | who | measured | deltabus is better by |", "| --- | --- | --- | --- | --- |"]
+        out += ["| " + " | ".join(_cells(line)) + " |" for line in found]
+        out.append("")
+    out.append("`large_file.py`, beside this, measures the memory of a worker through which a large file goes.\n")
+    return "\n".join(out)
+
+
+def lines_of(scenario: Scenario, samples: Sequence[Mapping[str, Any]]) -> list[Line]:
+    return list(lines((row for row in samples if row["scenario"] == scenario.name), scenario.metrics))
+
+
+def _cells(line: Line) -> Iterator[str]:
+    yield line.case
+    yield f"{line.metric.name}, {line.metric.unit}"
+    yield f"**{line.contender}**" if line.contender == OURS else line.contender
+    yield str(line.spread)
+    yield "" if line.ratio is None else f"{line.ratio} x"
+
+
+def _versions(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
