@@ -49,6 +49,9 @@ def of(answer: Any, *, id: str | None = None) -> dict[str, Any]:
     for key in ("created_at", "expires_at"):
         if key in file:
             file[key] = _unix(file[key])
+    # Some servers write large numbers as strings, as protobuf's JSON does.
+    if isinstance(size := file.get("bytes"), str) and size.isdecimal():
+        file["bytes"] = int(size)
     # Deprecated, and required in OpenAI's own schema.
     file.setdefault("status", "processed")
     file["object"] = "file"

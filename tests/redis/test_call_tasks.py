@@ -110,3 +110,13 @@ def test_bad_input_is_refused_by_field(bus: Bus, ask: Callable[[Bus], Any], para
     with pytest.raises(TaskFailed) as caught:
         ask(bus).result(timeout=20)
     assert caught.value.info.param == param
+
+
+@pytest.mark.parametrize("function", ["embeddings", "models", "file"])
+def test_attachments_are_refused_where_there_are_no_messages_to_take_them(bus: Bus, function: str) -> None:
+    attachment = {"source": {"base64": "bGE="}, "as": "file"}
+    request = {"model": "m", "input": "a", "operation": "list"}
+    task = bus.enqueue(f"deltabus.tasks.{function}", {"request": request, "attachments": [attachment]})
+    with pytest.raises(TaskFailed) as caught:
+        task.result(timeout=60)
+    assert (caught.value.info.code, caught.value.info.param) == ("invalid_request", "attachments")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from deltabus.depot import Depot
 from deltabus.envelope import Envelope
+from deltabus.errors import InvalidRequest
 from deltabus.log import Attempt
 from deltabus.provider import Provider, Request
 from deltabus.registry import Registry
@@ -44,7 +45,13 @@ class Context:
 
         Raises:
             UnknownProvider: there is none.
+            InvalidRequest: the task has attachments, which only a chat can take.
         """
+        if self.envelope.attachments:
+            raise InvalidRequest(
+                "`attachments` go with the messages of a chat; a file for this task goes into `request.source`",
+                param="attachments",
+            )
         model = self.envelope.request.get("model")
         return self.registry.resolve(self.envelope.provider, model if isinstance(model, str) else None)
 

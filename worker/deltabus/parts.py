@@ -39,7 +39,7 @@ def image(data: bytes, media_type: str, *, detail: str | None = None, param: str
     """
     found = _picture(data) or media_type
     if not found.startswith("image/"):
-        raise InvalidRequest(f'not a picture but {media_type}; send it with `"as": "file"`', param=param)
+        raise InvalidRequest(f'`{param}` is not a picture but {media_type}; send it with `"as": "file"`', param=param)
     url: dict[str, Any] = {"url": _data_url(data, found)}
     return {"type": "image_url", "image_url": url | ({"detail": detail} if detail else {})}
 
@@ -52,7 +52,8 @@ def audio(data: bytes, media_type: str, *, param: str) -> dict[str, Any]:
     """
     if (name := AUDIO.get(media_type.partition(";")[0].strip().lower())) is None:
         raise InvalidRequest(
-            f"not a sound but {media_type}; `media_type` may be {', '.join(sorted(set(AUDIO)))}", param=param
+            f"`{param}` is not a sound but {media_type}; `media_type` may be {', '.join(sorted(set(AUDIO)))}",
+            param=param,
         )
     return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": name}}
 

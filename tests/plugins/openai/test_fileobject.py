@@ -122,3 +122,8 @@ def test_from_a_server_without_pages_the_page_is_picked_out(asked: dict[str, Any
 )
 def test_a_deletion_says_of_which_file_and_whether(answer: Any, deleted: bool) -> None:
     assert fileobject.deletion(answer, "a") == {"id": "a", "object": "file", "deleted": deleted}
+
+
+@pytest.mark.parametrize(("said", "size"), [("100000", 100_000), (100_000, 100_000), ("many", "many"), (None, None)])
+def test_a_size_may_be_written_as_a_string(said: Any, size: Any) -> None:
+    assert fileobject.of({"id": "a", "bytes": said})["bytes"] == size

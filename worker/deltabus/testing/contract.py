@@ -245,6 +245,16 @@ class ProviderContract(FileContract):
 
     # ------------------------------------------------------------------ the end
 
+    def test_closing_closes_idle_connections(self) -> None:
+        """What was kept for the next request is not left to the garbage collector."""
+
+        async def scenario(case: Case) -> None:
+            await case.answer(stream=False)
+            await case.provider.aclose()
+            await self._wait_closed(case)
+
+        self._in("answering", scenario)
+
     def test_closing_twice_is_harmless(self) -> None:
         """Closed after use, unused, and once more."""
 
