@@ -5,8 +5,8 @@
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 VENV ?= .venv
-# Test processes; each has a Redis of its own.
-JOBS ?= logical
+# Test processes, two for a core: most tests wait for a worker or a lease. Each has a Redis of its own.
+JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # Which show: crash, freeze, restart, rolling or all.
 SHOW ?= all
 # Further arguments of pytest, such as `-k embedded` or `--cov`.

@@ -52,7 +52,7 @@ def test_the_upload_of_a_killed_worker_is_done_again_by_another(scene: Scene, fi
         victim.process.kill()
         with scene.worker("file", **settings(files)):
             assert arrives(scene, files, task.id) == 2
-        scene.nothing_is_left()
+            scene.nothing_is_left()
 
 
 def test_the_upload_of_a_frozen_worker_is_dropped_when_it_wakes(scene: Scene, files: ApiServer) -> None:

@@ -417,6 +417,6 @@ def test_the_log_holds_against_any_course_of_events(redis_url):
     run_state_machine_as_test(
         lambda: Machine(redis_url),
         settings=settings(
-            max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=40, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
