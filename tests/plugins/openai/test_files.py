@@ -455,3 +455,17 @@ def test_over_tls_too_bytes_are_exact_and_a_cancelled_upload_is_reset(run: Run) 
             assert sample.open == 0
 
     run(main())
+
+
+def test_a_part_of_a_file_is_not_taken_for_all_of_it(run: Run) -> None:
+    async def story() -> None:
+        with ApiServer() as server:
+            file = server.put(b"0123456789", "digits.txt")
+            server.fault(Fault.refuse(206, b"01", headers={"Content-Range": "bytes 0-1/10"}), on="GET /files/*/content")
+            async with provider(server) as made:
+                with pytest.raises(ProviderProtocol, match="a part of the bytes") as caught:
+                    await fetch(made, file.id)
+                assert caught.value.provider == "kit"
+                assert await fetch(made, file.id) == b"0123456789"
+
+    run(story())

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import cast
+from http import HTTPStatus
+from typing import Final, cast
 
 from deltabus.http import disposition
 from deltabus.http.transport import Exchange
-from deltabus.provider import Download
+from deltabus.provider import Download, ProviderProtocol
+
+#: The answer to a header `Range`, which tasks may have among theirs, or a proxy may add.
+PARTIAL: Final = HTTPStatus.PARTIAL_CONTENT
 
 
 async def begin(
@@ -19,10 +23,11 @@ async def begin(
     Args:
         opened: see `Client.open`; left when the download is closed.
         judge: is given the answer and its first bytes, and raises where they say that it is none, perhaps after
-            reading the rest. Without it, whatever comes with a 2xx is what was asked for.
+            reading the rest. Without it, whatever comes with a 2xx is what was asked for, unless it is a part of it.
 
     Raises:
         TaskError: there is no answer.
+        ProviderProtocol: it is a part of what was asked for.
     """
     pieces = _pieces(opened, judge)
     # Now, and not when somebody reads: errors are the call's, and only an iterator that has begun can be closed.
@@ -43,6 +48,8 @@ async def _pieces(
 ) -> AsyncGenerator[bytes | Exchange]:
     """The exchange, once its first bytes are here; then all of its bytes."""
     async with opened as exchange:
+        if exchange.status == PARTIAL:
+            raise ProviderProtocol("the provider answers with a part of the bytes (HTTP 206) where all were asked for")
         piece = await exchange.read()
         if judge is not None:
             await judge(exchange, piece)
