@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -18,6 +19,9 @@ from deltabus.recovery import Recovery
 
 #: Seconds.
 LEASE = 0.05
+
+#: Seconds after which a test that waits has failed.
+DEADLINE = 20.0
 
 Then = Callable[[redis.asyncio.Redis, Ledger, BusJob, Execution], Awaitable[None]]
 
@@ -133,3 +137,21 @@ def test_a_job_that_rq_has_left_among_the_ready_ones_is_enqueued(site) -> None:
     assert site.redis.lrange("rq:queue:chat", 0, -1) == [job.id.encode()]
     assert site.fetch(job).get_status() == "queued"
     assert not site.redis.exists("rq:ready:chat")
+
+
+def test_a_worker_whose_name_another_has_taken_leaves_and_touches_nothing(site) -> None:
+    """It was frozen on another host for longer than its lease, say, and its successor goes by its name."""
+    settings = site.settings(lease=2.0, heartbeat_interval=0.1, drain_timeout=60.0)
+    with site.worker(settings=settings) as worker:
+        job = site.enqueue(script={"words": 10_000, "interval": 0.02})
+        site.streams(job.id)
+        execution = site.redis.keys(f"rq:execution:{job.id}:*")
+        site.redis.delete(*execution)  # as the successor's first patrol does
+        site.redis.hset(worker.key, mapping={"hostname": "elsewhere", "pid": 1})
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == "worker")
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+        assert site.redis.hget(worker.key, "hostname") == b"elsewhere"
+        assert site.redis.sismember("rq:workers", worker.key)
+        assert site.redis.zscore(keys.WORKERS, worker.name)
+    assert site.types(job.id)[-1] != "completed"

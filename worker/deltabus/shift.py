@@ -88,6 +88,14 @@ class Shift:
         elif time.monotonic() - self._stop_asked_at >= self._worker.signal_echo:
             self._leave.set()
 
+    def _give_way(self) -> None:
+        """Leave at once and leave everything as it is: another worker goes by this name, and has taken over."""
+        log.error("another worker goes by this name: this one was taken for dead, and leaves", worker=self._worker.name)
+        self.abandoned += 1
+        self._stop.set()
+        self._slot_freed.set()
+        self._leave.set()
+
     async def run(self) -> int:
         """Work; returns how many jobs were taken."""
         async with self._tools():
@@ -159,6 +167,7 @@ class Shift:
                 temporary=temporary,
                 slots=self._slots.values(),
                 stop=self.stop,
+                give_way=self._give_way,
                 outage=worker.outage,
             )
             yield

@@ -53,6 +53,7 @@ class Vigil:
     Args:
         slots: the jobs that are running at any moment.
         stop: called for RQ's shutdown command.
+        give_way: called when another worker has this one's name.
         outage: is told when Redis is away.
     """
 
@@ -68,6 +69,7 @@ class Vigil:
         temporary: TemporaryFiles,
         slots: Collection[Slot],
         stop: Callable[[], None],
+        give_way: Callable[[], None],
         outage: Outage,
     ) -> None:
         self._worker = worker
@@ -79,6 +81,7 @@ class Vigil:
         self._temporary = temporary
         self._slots = slots
         self._stop = stop
+        self._give_way = give_way
         self._outage = outage
         self._shown: WorkerStatus | None = None
         self._rq_leases_due = time.monotonic() + RQ_LEASE_INTERVAL
@@ -141,7 +144,11 @@ class Vigil:
         pipeline = self._redis.pipeline(transaction=False)
         self._worker.heartbeat(pipeline=pipeline)  # type: ignore[arg-type] # it only composes commands
         pipeline.expire(self._worker.executions_key, EXECUTION_TTL)  # RQ's heartbeat gives it minutes
-        created, *_ = await pipeline.execute()
+        pipeline.hmget(self._worker.key, ["hostname", "pid"])
+        created, *_, registered = await pipeline.execute()
+        if registered[0] and not self._worker.is_registered_as(*registered):
+            self._give_way()
+            return
         if created:  # Redis lost the worker's hash, or this process slept for longer than it lives
             await asyncio.to_thread(self._worker.register_again)
             self._shown = None

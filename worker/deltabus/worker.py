@@ -262,6 +262,10 @@ class AsyncWorker(BaseWorker):
                 seen = end
             time.sleep(min(end - now + NAMESAKE_GRACE, NAMESAKE_INTERVAL))
 
+    def is_registered_as(self, hostname: bytes, pid: bytes | None) -> bool:
+        """Whether this is the process that RQ's hash of the worker tells of."""
+        return (hostname, pid) == (socket.gethostname().encode(), str(os.getpid()).encode())
+
     def register_again(self) -> None:
         """Come back after Redis has lost the worker's hash."""
         self.connection.delete(self.key)
