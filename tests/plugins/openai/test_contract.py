@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from deltabus.testing import LOCALAI, OPENAI, ApiServer, Case, Fault, ProviderContract
@@ -114,3 +115,21 @@ class TestLocalAI(TestOpenAI):
     """The same, where the server is LocalAI."""
 
     dialect = LOCALAI
+
+
+class TestOpenAIInParts(TestOpenAI):
+    """The same, where every upload of over 1 KiB goes in parts."""
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "max_upload_bytes": 1024, "upload_part_bytes": 300_000}
+
+    @asynccontextmanager
+    async def stalling(self) -> AsyncIterator[Case]:
+        with ApiServer(self.dialect, api_key=SECRET) as server:
+            parts = "POST /uploads/*/parts"
+            server.fault(Fault.stall(after=100_000), on=parts, times=None)
+
+            async def closed() -> None:
+                await next(each for each in server.requests if each.operation.endswith("/parts")).lost.happened()
+
+            yield replace(self.with_files(server), arrived=server.received(1, parts).happened, closed=closed)
