@@ -37,7 +37,10 @@ def merge(
         if model is not None:
             merged["model"] = model
         elif not merged.get("model"):
-            raise InvalidRequest("the request names no model, and the provider has no default", param="request.model")
+            raise InvalidRequest(
+                "the request names no model, and the provider has no default: name one, or set `model` in its table",
+                param="request.model",
+            )
     return merged
 
 
