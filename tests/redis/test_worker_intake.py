@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 
 import pytest
+import redis.asyncio
 from rq.suspension import resume, suspend
 from rq.worker import Worker
 from rq.worker.base import WorkerStatus
 
 from deltabus.events import Completed, Started
+from deltabus.intake import Intake
 
 SHORT = {"words": 3, "interval": 0.005}
 LONG = {"words": 10_000, "interval": 0.02}
@@ -247,3 +250,23 @@ def test_what_ran_when_all_workers_went_down_runs_again_hours_later(site):
     assert site.log(job.id)[0].attempt == 1
     assert [event.attempt for event in site.log(job.id) if isinstance(event, Started)] == [1, 2]
     assert site.leftovers() == set()
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "put back by others, and run"])
+def test_what_is_given_back_goes_into_the_queue_once_at_the_most(site, meanwhile):
+    """A worker that was cut off with what it had taken, and is told to leave when it comes back."""
+    jobs = [site.enqueue() for _ in range(3)]
+
+    async def story() -> None:
+        async with redis.asyncio.Redis.from_url(site.url) as client:
+            intake = Intake(client, [("chat", "rq:queue:chat")], max_bytes=10_000, stopped=asyncio.Event())
+            taken = await intake.take(2)
+            if meanwhile != "nothing":
+                await client.delete("rq:queue:chat:intermediate")
+            await intake.give_back(taken)
+            await intake.aclose()
+
+    asyncio.run(story())
+    waiting = [job_id.decode() for job_id in site.redis.lrange("rq:queue:chat", 0, -1)]
+    assert waiting == [job.id for job in (jobs if meanwhile == "nothing" else jobs[2:])]
+    assert not site.redis.exists("rq:queue:chat:intermediate")

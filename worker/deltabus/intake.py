@@ -24,7 +24,7 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import JOB_ID_PATTERN, Job
 from rq.suspension import WORKERS_SUSPENDED
 
-from deltabus.scripts import TAKE
+from deltabus.scripts import PUT_BACK, TAKE
 
 #: Seconds that one blocked wait lasts before it is renewed.
 BLOCK: Final = 10.0
@@ -70,6 +70,7 @@ class Intake:
         self._names = list(self._keys)
         self._max_bytes = max_bytes
         self._take = redis.register_script(TAKE.source)
+        self._put_back = redis.register_script(PUT_BACK.source)
         self._waits = {name: _Wait(redis) for name in self._keys}
         self._broken: frozenset[str] = frozenset()
         self._stopped = stopped
@@ -89,11 +90,14 @@ class Intake:
         return await self._run(count, await self._block(count, min(seconds, BLOCK)))
 
     async def give_back(self, taken: Sequence[Taken]) -> None:
-        """Put jobs that were not started back to the front of their queues, in their order."""
+        """Put jobs that were not started back to the front of their queues, in their order.
+
+        One that others have put back in the meantime stays where it is: it may have been run already.
+        """
         pipeline = self._redis.pipeline(transaction=True)
         for job in reversed(taken):
-            pipeline.lrem(self._intermediate(job.queue), 1, job.id)
-            pipeline.lpush(self._keys[job.queue], job.id)
+            names = [self._intermediate(job.queue), self._keys[job.queue], self._first_seen(job)]
+            await self._put_back(keys=names, args=[job.id], client=pipeline)
         await pipeline.execute()
 
     async def aclose(self) -> None:
@@ -165,6 +169,10 @@ class Intake:
         for name in self._broken - broken:
             log.info("queue key is a list again", queue=name)
         self._broken = broken
+
+    def _first_seen(self, job: Taken) -> str:
+        queue = IntermediateQueue(self._keys[job.queue], self._redis)  # type: ignore[arg-type] # only for a name
+        return queue.get_first_seen_key(job.id)
 
     def _intermediate(self, name: str) -> str:
         return IntermediateQueue.get_intermediate_queue_key(self._keys[name])
