@@ -42,9 +42,11 @@ class Process:
             raise RuntimeError(f"{self._process.args!r} ended with {self._process.returncode}")
 
     def kill(self) -> None:
-        """SIGKILL, for it and its children."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """SIGKILL, for it and its children: RQ's are in groups of their own."""
+        if self._process.poll() is None:
+            for pid in _tree(self.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
 

@@ -89,7 +89,7 @@ class Stage:
             config += 'api_key = "none-of-it-is-secret"\n'
         (self.folder / "deltabus.toml").write_text(config, encoding="utf-8")
         command = [sys.executable, "-P", "-m", "deltabus.cli", "worker", *options]
-        environ = {"DELTABUS_REDIS_URL": self.redis_url, "DELTABUS_LOG_LEVEL": "warning"}
+        environ = {"DELTABUS_REDIS_URL": self.redis_url, "DELTABUS_LOG_LEVEL": "error"}
         with contextlib.ExitStack() as stack:
             yield [stack.enter_context(started(command, environ, self.folder)) for _ in range(count)]
 
