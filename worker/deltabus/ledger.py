@@ -240,7 +240,7 @@ class Ledger:
     def _result(
         self, job: BusJob, execution: Execution, kind: Result.Type, pipeline: Pipeline, ttl: int, **content: Any
     ) -> None:
-        Result.create(
+        _Result.create(
             job,
             kind,
             ttl,
@@ -277,6 +277,14 @@ class Ledger:
         if isinstance(reply, ResponseError):
             raise reply
         return Outcome(reply)
+
+
+class _Result(Result):
+    """RQ's result of a job. The job's serializer has been looked at already: see `BusJob`."""
+
+    def __init__(self, *args: Any, serializer: Any, **content: Any) -> None:
+        super().__init__(*args, **content)
+        self.serializer = serializer
 
 
 def _now() -> datetime:
