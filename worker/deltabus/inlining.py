@@ -14,14 +14,17 @@ import mimetypes
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from deltabus import parts
 from deltabus.context import Context
 from deltabus.errors import NotFound, PayloadTooLarge
 from deltabus.fields import Field
 from deltabus.files import check_id
-from deltabus.provider import FileRequest, Provider
+from deltabus.provider import Capabilities, FileRequest, Provider
+
+#: Types of parts that may name a file by its id.
+_NAMING: Final = frozenset({"file", "input_file", "input_image"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,22 @@ async def inlined(request: Mapping[str, Any], context: Context, provider: Provid
     Raises:
         TaskError: a file cannot be fetched, or is no picture; `param` names the part.
     """
-    messages = request.get("messages")
-    capabilities = provider.capabilities
-    if not capabilities.files or (capabilities.file_ids and capabilities.image_ids) or not isinstance(messages, list):
+    if not is_wanted(request, provider.capabilities):
         return request
-    return {**request, "messages": await _Fetcher(context, provider).messages(messages)}
+    return {**request, "messages": await _Fetcher(context, provider).messages(request["messages"])}
+
+
+def is_wanted(request: Mapping[str, Any], capabilities: Capabilities) -> bool:
+    """Whether there may be something to fetch."""
+    if not capabilities.files or (capabilities.file_ids and capabilities.image_ids):
+        return False
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        match message:
+            case {"content": [*content]}:
+                if any(isinstance(part, dict) and part.get("type") in _NAMING for part in content):
+                    return True
+    return False
 
 
 class _Fetcher:

@@ -63,6 +63,20 @@ def file(data: bytes, media_type: str, name: str) -> dict[str, Any]:
     return {"type": "file", "file": {"filename": name, "file_data": _data_url(data, media_type)}}
 
 
+def inline_bytes(messages: Any) -> int:
+    """About how many bytes of messages are pictures, sounds and files."""
+    size = 0
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else ():
+            match part:
+                case {"image_url": {"url": str(data)}} | {"input_audio": {"data": str(data)}}:
+                    size += len(data)
+                case {"file": {"file_data": str(data)}}:
+                    size += len(data)
+    return size * 3 // 4
+
+
 def _picture(data: bytes) -> str | None:
     """The MIME type that the first bytes show: some servers keep none, and names lie."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 import redis.asyncio
 
@@ -18,6 +18,7 @@ from deltabus.commit import GroupCommit
 from deltabus.depot import content as contents
 from deltabus.depot import files, naming, storage
 from deltabus.depot.content import InBlob, InFile
+from deltabus.depot.room import Room
 from deltabus.depot.sinks import BlobSink, ObjectSink, PathSink, Sink
 from deltabus.depot.source import Destination, Source
 from deltabus.depot.storage import InStorage, Place, StorageSink
@@ -34,6 +35,11 @@ from deltabus.settings import Settings
 Progress = Callable[[int, int | None], Awaitable[None]]
 
 
+#: Chats with as much inline as they may have that one process holds at once. While it is sent, each takes some
+#: seven times its bytes.
+ROOM: Final = 4
+
+
 class Depot:
     """Opens what tasks name as sources, and keeps what providers send.
 
@@ -46,6 +52,8 @@ class Depot:
         self._redis = redis
         self._outage = outage
         self._settings = settings
+        #: For what chats hold in memory, all together.
+        self.room = Room(ROOM * settings.max_inline_bytes)
         self._threads = Threads("files")
         # Apart, so that a storage which is slow holds no disk up.
         self._storage_threads = Threads("storage")

@@ -13,7 +13,8 @@ from deltabus.accumulator import Accumulator
 from deltabus.attachments import fastened
 from deltabus.context import Context
 from deltabus.errors import PayloadTooLarge
-from deltabus.inlining import inlined
+from deltabus.inlining import inlined, is_wanted
+from deltabus.parts import inline_bytes
 from deltabus.provider import ChatRequest, Completion, Provider
 from deltabus.tasks.function import task
 
@@ -25,9 +26,14 @@ async def chat(context: Context) -> Any:
     model = envelope.request.get("model")
     name = context.registry.choose(envelope.provider, model if isinstance(model, str) else None)
     provider = context.registry.resolve(name, None)
-    request = await inlined(envelope.request, context, provider)
-    async with fastened(request, context, name, provider.capabilities) as whole:
-        return await _answer(context, provider, rules.prepare(whole, provider.capabilities))
+    capabilities = provider.capabilities
+    if not envelope.attachments and not is_wanted(envelope.request, capabilities):
+        return await _answer(context, provider, rules.prepare(envelope.request, capabilities))
+    async with context.depot.room.share(context.settings.max_inline_bytes) as share:
+        request = await inlined(envelope.request, context, provider)
+        async with fastened(request, context, name, capabilities) as whole:
+            share.shrink(inline_bytes(whole.get("messages")))
+            return await _answer(context, provider, rules.prepare(whole, capabilities))
 
 
 async def _answer(context: Context, provider: Provider, body: Mapping[str, Any]) -> Any:
