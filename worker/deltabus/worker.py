@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -55,6 +56,11 @@ log = structlog.get_logger("deltabus.worker")
 
 #: Seconds for which RQ's own code, which blocks, waits for an answer of Redis. It is what redis-py 8 waits by itself.
 ANSWER_TIMEOUT: Final = 5
+
+
+#: Objects that are made, and not freed, until Python looks among them for cycles. At its default of 700 that took a tenth
+#: of a worker's CPU, as each of hundreds of running tasks holds some.
+GARBAGE: Final = 10_000
 
 
 class AsyncWorker(BaseWorker):
@@ -143,7 +149,7 @@ class AsyncWorker(BaseWorker):
             self._start_scheduler(burst, logging_level, date_format, log_format)
         done = False
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with _rarely_collected(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 taken = runner.run(self._work(burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time))
             done = True
         finally:
@@ -327,6 +333,20 @@ def _lives_here(worker: Any) -> bool:
     except PermissionError:
         pass
     return True
+
+
+@contextlib.contextmanager
+def _rarely_collected() -> Iterator[None]:
+    """Let Python look for cyclic garbage less often, and not among what was there from the start."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _loop_factory() -> Any:
