@@ -58,8 +58,8 @@ log = structlog.get_logger("deltabus.worker")
 ANSWER_TIMEOUT: Final = 5
 
 
-#: Objects that are made, and not freed, until Python looks among them for cycles. At its default of 700 that took a tenth
-#: of a worker's CPU, as each of hundreds of running tasks holds some.
+#: Objects that are made, and not freed, until Python looks among them for cycles. At its default of 700 that took a
+#: tenth of a worker's CPU, as each of hundreds of running tasks holds some.
 GARBAGE: Final = 10_000
 
 

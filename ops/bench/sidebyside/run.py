@@ -22,7 +22,7 @@ from sidebyside.stage import Stage, stage
 def main(words: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     chosen = [scenario for scenario in SCENARIOS if options.scenario in ("all", scenario.name)]
-    repetitions = options.repeat or (2 if options.quick else 5)
+    repetitions = options.repeat or (1 if options.quick else 5)
     allow_many_files()
     results: dict[str, Any] = {
         "machine": machine.describe(),
@@ -41,9 +41,11 @@ def main(words: Sequence[str] | None = None) -> int:
             results["samples"] += _run(scenario, here, min(repetitions, scenario.most))
             if found := report.lines_of(scenario, results["samples"]):
                 print(report.table(scenario, found), flush=True)
-        results["notes"] = here.notes
+            results["notes"] = here.notes
+            if options.out is not None:  # after each, as the whole takes long
+                _write(results, options.out, plots=not options.alone)
     if options.out is not None:
-        _write(results, options.out, plots=not options.alone)
+        print(f"\nwritten to {options.out}: results.json{'' if options.alone else ', plots, RESULTS.md'}")
     return 1 if results["notes"] else 0
 
 
@@ -55,7 +57,7 @@ def _run(scenario: Scenario, here: Stage, repetitions: int) -> list[dict[str, An
             print(f"{scenario.name}, {repetition + 1} of {repetitions} …", file=sys.stderr, flush=True)
             here.repetition = repetition
             rows += [sample.row(repetition) for sample in scenario.measure(here)]
-    except (OSError, RuntimeError, subprocess.SubprocessError) as exc:
+    except (ArithmeticError, LookupError, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as exc:
         here.note(f"the scenario `{scenario.name}` ended early: {exc}")
         print(f"{here.notes[-1]}\n{here.said()}", file=sys.stderr)
     return rows
@@ -72,9 +74,8 @@ def _write(results: dict[str, Any], out: Path, *, plots: bool) -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 # our own program
         results["plots"] = done.stdout.split()
     except NotInstalled as exc:
-        results["notes"].append(str(exc))
+        results["notes"] = [*results["notes"], str(exc)]
     (out / "RESULTS.md").write_text(report.markdown(results), encoding="utf-8")
-    print(f"\nwritten: {out / 'RESULTS.md'}, results.json, plots")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     names = ["all", *(scenario.name for scenario in SCENARIOS)]
     parser.add_argument("--scenario", choices=names, default="all", help="one of them (all)")
     parser.add_argument("--quick", action="store_true", help="fewer cases, shorter windows: under three minutes")
-    parser.add_argument("--repeat", type=int, metavar="N", help="repetitions (5, with --quick 2)")
+    parser.add_argument("--repeat", type=int, metavar="N", help="repetitions (5, with --quick 1)")
     parser.add_argument("--alone", action="store_true", help="without the peers, and small: to see that it works")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where results.json, plots and RESULTS.md go")
     return parser
