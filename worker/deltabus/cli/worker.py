@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HELP = """Work on queues: run chat tasks, hundreds at once in each process.
 
 QUEUES are taken in the order given, the first one first; default: `queues` of the configuration.
-SIGTERM or Ctrl+C once: take nothing new, finish what runs. Twice: hand back what runs, and leave.
+SIGTERM or Ctrl+C once: take nothing new, finish what runs. Again a second later: hand back what runs, and leave.
 
 \b
 Examples:
