@@ -7,7 +7,8 @@
 `upload_part_bytes`: size of those parts; 64 MiB, the most that OpenAI takes, by default. They are streamed, not held.
 `upload_parallel`: parts of one file that are under way at once; 4 by default.
 
-A server without files has `capabilities = { files = false }`.
+A server without files has `capabilities = { files = false }`; one whose chats know uploaded files by their ids, as
+OpenAI's do, `capabilities = { file_ids = true }`.
 """
 
 from __future__ import annotations
@@ -23,22 +24,25 @@ from deltabus.provider import Capabilities, ConfigError
 #: A base URL that ends in one of these is the address of the operation itself.
 OPERATIONS = ("/chat/completions", "/models")
 
-#: What the API can do.
-CAPABILITIES = Capabilities(files=True)
+#: What any server of the API can do. Of an uploaded file in a message (`{"type": "file", "file": {"file_id": …}}`) most
+#: know nothing, and some drop it in silence: bytes in the message itself are never lost without a word.
+CAPABILITIES = Capabilities(files=True, file_ids=False)
 
 #: OpenAI's limits, in bytes (https://platform.openai.com/docs/api-reference/files, …/uploads).
 MAX_UPLOAD_BYTES = 512 * 1024 * 1024
 MAX_PART_BYTES = 64 * 1024 * 1024
 
-#: What hosts are known not to take, whatever server software they run; `capabilities` overrides it.
+#: What hosts are known to take or not, whatever server software they run; `capabilities` overrides it.
 KNOWN_HOSTS: Mapping[str, Mapping[str, Any]] = {
+    # https://platform.openai.com/docs/guides/pdf-files
+    "api.openai.com": {"file_ids": True},
     # https://console.groq.com/docs/openai
     "api.groq.com": {"logprobs": False, "max_n": 1, "message_names": False},
     # "must be a-z, A-Z, 0-9, with a length of 9"
     "api.mistral.ai": {"tool_call_id_pattern": "[A-Za-z0-9]{9}"},
     # Chat alone: https://openrouter.ai/docs/api-reference, https://api-docs.deepseek.com
-    "openrouter.ai": {"files": False, "file_ids": False},
-    "api.deepseek.com": {"files": False, "file_ids": False},
+    "openrouter.ai": {"files": False},
+    "api.deepseek.com": {"files": False},
 }
 
 

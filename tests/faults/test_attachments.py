@@ -15,7 +15,7 @@ from deltabus import Task, keys
 from deltabus.errors import InvalidRequest
 from deltabus.events import Cancelled, Completed, Failed
 from deltabus.testing import check_events
-from deltabus.testing.api import ApiServer, Fault
+from deltabus.testing.api import NO_FILES, ApiServer, Fault
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 REPORT = b"%PDF-1.7\n" + bytes(range(256)) * 40
@@ -78,7 +78,7 @@ def nothing_stays(scene: Scene, server: ApiServer) -> None:
 def test_a_provider_that_takes_ids_gets_the_files_uploaded_and_they_are_deleted_after_the_answer(
     scene: Scene, server: ApiServer, settings: Settings
 ) -> None:
-    with scene.worker(**settings(image_ids=True)):
+    with scene.worker(**settings(file_ids=True, image_ids=True)):
         lines = seen(ask(scene, picture(scene), report(scene)))
         nothing_stays(scene, server)
     assert [line.partition("-")[0] for line in lines[:2]] == ["file: picture", "file: report"]
@@ -91,7 +91,7 @@ def test_any_other_provider_gets_them_inline_and_keeps_nothing(
     scene: Scene, server: ApiServer, settings: Settings
 ) -> None:
     sound = {"source": {"base64": "bGE="}, "as": "audio", "filename": "la.mp3"}
-    with scene.worker(**settings(file_ids=False)):
+    with scene.worker(**settings()):
         lines = seen(ask(scene, picture(scene), report(scene), sound))
     assert lines == [
         f"image: image/png {digest(PICTURE)}",
@@ -122,9 +122,29 @@ def test_files_that_messages_name_are_fetched_for_a_provider_that_would_not_find
     assert sorted(server.left) == sorted([shown.id, read.id])
 
 
+@pytest.mark.parametrize("files", [True, False], ids=["unknown", "known"])
+def test_at_a_server_without_files_the_error_says_what_to_send_instead(
+    scene: Scene, tmp_path: Path, files: bool
+) -> None:
+    config = tmp_path / "deltabus.toml"
+    named = {"type": "input_file", "file_id": "file-1"}
+    with ApiServer(NO_FILES) as server:
+        config.write_text(
+            f'[providers.server]\nplugin = "openai"\nbase_url = "{server.url}"\n'
+            f"capabilities = {{ files = {str(files).lower()} }}\n"
+        )
+        with scene.worker(DELTABUS_CONFIG=str(config)):
+            task = scene.bus.chat(messages=[{"role": "user", "content": [named]}], model="gpt-4o-mini")
+            *_, ending = task.events()
+    assert isinstance(ending, Failed)
+    assert ending.error.code == ("not_found" if files else "unsupported")
+    assert ending.error.param == "request.messages[0].content[0].file_id"
+    assert "send the content itself, as an attachment or as a data URL" in ending.error.message
+
+
 def test_a_failed_answer_leaves_nothing(scene: Scene, server: ApiServer, settings: Settings) -> None:
     server.fault(Fault.refuse(400, "no"), on="POST /chat/completions", times=None)
-    with scene.worker(**settings()):
+    with scene.worker(**settings(file_ids=True)):
         *_, ending = ask(scene, report(scene)).events()
         assert isinstance(ending, Failed)
         nothing_stays(scene, server)
@@ -132,14 +152,14 @@ def test_a_failed_answer_leaves_nothing(scene: Scene, server: ApiServer, setting
 
 def test_an_upload_that_fails_at_first_is_made_again(scene: Scene, server: ApiServer, settings: Settings) -> None:
     server.fault(Fault.cut(after=1000), on="POST /files")
-    with scene.worker(**settings()):
+    with scene.worker(**settings(file_ids=True)):
         assert len(seen(ask(scene, report(scene)))) == 2
         nothing_stays(scene, server)
 
 
 def test_a_cancelled_answer_leaves_nothing(scene: Scene, server: ApiServer, settings: Settings) -> None:
     server.fault(Fault.silent(), on="POST /chat/completions")
-    with scene.worker(**settings()):
+    with scene.worker(**settings(file_ids=True)):
         task = ask(scene, report(scene))
         server.received(1, "POST /chat/completions").wait()
         assert len(server.left) == 1
@@ -189,7 +209,7 @@ def test_what_a_killed_worker_had_uploaded_is_deleted_by_the_next(
     scene: Scene, server: ApiServer, settings: Settings, on: str
 ) -> None:
     server.fault(Fault.silent(), on=on)
-    options = settings()
+    options = settings(file_ids=True)
     with scene.worker(**options) as victim:
         task = ask(scene, report(scene))
         server.received(1, on).wait()
@@ -205,7 +225,7 @@ def test_what_a_killed_worker_had_uploaded_for_a_task_that_runs_no_more_is_swept
     scene: Scene, server: ApiServer, settings: Settings
 ) -> None:
     server.fault(Fault.silent(), on="POST /chat/completions")
-    options = settings() | {"DELTABUS_LEASE": "1"}
+    options = settings(file_ids=True) | {"DELTABUS_LEASE": "1"}
     with scene.worker(**options) as victim:
         task = ask(scene, report(scene))
         server.received(1, "POST /chat/completions").wait()

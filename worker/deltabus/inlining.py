@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from deltabus import parts
 from deltabus.context import Context
-from deltabus.errors import NotFound, PayloadTooLarge
+from deltabus.errors import NotFound, PayloadTooLarge, Unsupported
 from deltabus.fields import Field
 from deltabus.files import check_id
 from deltabus.provider import Capabilities, FileRequest, Provider
@@ -114,8 +114,13 @@ class _Fetcher:
         try:
             described = await self._provider.file(request)
             download = await self._provider.content(request)
-        except NotFound as exc:
-            raise NotFound(f"the provider has no file `{file_id}`", param=param) from exc
+        except (NotFound, Unsupported) as exc:
+            # A server without files and one without this file say the same.
+            raise NotFound(
+                f"the provider has no file `{file_id}`; where it has no files at all, send the content itself, "
+                "as an attachment or as a data URL in `image_url` or `file_data`",
+                param=param,
+            ) from exc
         data = bytearray()
         async with aclosing(download):
             async for piece in download:

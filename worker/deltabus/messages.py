@@ -231,7 +231,7 @@ def _check_file_id(file_id: Field, capabilities: Capabilities) -> None:
     if not capabilities.file_ids:
         raise file_id.unsupported(
             "this provider takes no uploaded files in messages; "
-            "send the content itself, as a data URL in `image_url` or `file_data`"
+            "send the content itself, as an attachment or as a data URL in `image_url` or `file_data`"
         )
 
 

@@ -146,6 +146,22 @@ def test_secrets_are_what_must_be_masked_and_no_placeholders() -> None:
     assert config.read(table).secrets == ("hidden-header",)
 
 
+@pytest.mark.parametrize(
+    ("table", "knows"),
+    [
+        ({}, True),
+        ({"base_url": "https://api.openai.com/v1/chat/completions"}, True),
+        ({"capabilities": {"file_ids": False}}, False),
+        (LOCAL, False),
+        ({"base_url": "https://api.mistral.ai/v1"}, False),
+        ({"base_url": "https://api.openai.com.proxy.example/v1"}, False),
+        ({**LOCAL, "capabilities": {"file_ids": True}}, True),
+    ],
+)
+def test_openai_alone_is_known_to_take_file_ids_in_messages(table: dict[str, Any], knows: bool) -> None:
+    assert config.read({"api_key": KEY, **table}).capabilities.file_ids is knows
+
+
 def test_capabilities_of_known_hosts_can_be_overridden() -> None:
     table = {"base_url": "https://api.groq.com/openai/v1", "capabilities": {"logprobs": True, "file_ids": False}}
     capabilities = config.read(table).capabilities

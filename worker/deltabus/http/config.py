@@ -97,7 +97,7 @@ class Config:
             base_url, auth_header: where the table has none.
             version, operations: see `Endpoint.parse`.
             capabilities: what the API can do.
-            known_hosts: host -> fields of `Capabilities`: what it is known not to take, whatever software it runs.
+            known_hosts: host -> fields of `Capabilities`: what it is known to take or not, whatever software it runs.
             own: the plugin's own keys, checked, by the names of the fields that a derived class has for them.
 
         Raises:
