@@ -14,15 +14,23 @@ _ABOUT = """# Results
 
 Written by `make bench`; do not edit. `(a to b)` are the least and the most of all repetitions, in front of them
 is the median. A ratio compares what ran in the same repetition, one right after the other: 3 means that deltabus
-is three times as good. CPU is user and system time of the worker with its children, or of the program that reads;
-not that of Redis, the provider and the subscribers. The peers are the programs in `peers/`, set up as their own
-documentation tells; the readers and deltabus run on uvloop, the SDK on asyncio as its documentation has it.
+is three times as good, 0.5 that it is half as good.
+
+- CPU is user and system time of the worker with its children, or of the program that reads; not that of Redis, the
+  provider and the subscribers.
+- The peers are the programs in `peers/`, set up as their own documentation tells. deltabus and the bare readers run
+  on uvloop, the SDK on asyncio.
+- All streams of a case are open before the first delta is written, and begin together. A reader that cannot keep up
+  is told by its `deltas/s`; what it reads then comes in larger pieces, which is cheaper.
+- What the machine can do (latency) is what one processor would pass on at the CPU that a delta takes while none has
+  to wait for another.
+- Commands of Redis include those that scripts call.
 """
 
 _NOISE = """
-**How noisy.** {load} processes wanted to run on this machine when it began, besides those of the benchmark:
-figures by the clock (`1/s`, `ms`) suffer most, CPU figures less, as other processes take caches and turns; ratios
-least. Where the least and the most lie far apart, the median is worth as much as that says.
+**How noisy.** When this began, {load} processes wanted to run here, besides those of the benchmark. Where that is
+more than there are processors, figures by the clock (`1/s`, `ms`, `s`) suffer most; CPU figures less, as others take
+caches and turns; ratios least. Least and most say how far a figure can be trusted.
 """
 
 
