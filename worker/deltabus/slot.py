@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import msgspec
@@ -77,7 +78,6 @@ class Slot:
         self._queue_key = station.queue_keys[taken.queue]
         self._stopped = False
         self._deleted = False
-        self.job = jobs.bare(taken.id, connection=station.connection, queue=taken.queue)
         #: RQ's record of the job's running, once it is written.
         self.execution: Execution | None = None
         self._run = Run(
@@ -104,6 +104,11 @@ class Slot:
             self._error = Internal("the job cannot be read; the worker's log has the details")
         if self._error is not None:
             self.job.retries_left = 0  # it would fail again
+
+    @cached_property
+    def job(self) -> BusJob:
+        """The job. Where its hash could not be read, one of which only id and queue can be relied on."""
+        return jobs.bare(self._run.task, connection=self._station.connection, queue=self._run.queue)
 
     @property
     def task(self) -> str:
