@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     chosen = [scenario for scenario in SCENARIOS if options.scenario in ("all", scenario.name)]
     repetitions = options.repeat or (1 if options.quick else 5)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # no worker is left behind
     allow_many_files()
     results: dict[str, Any] = {
         "machine": machine.describe(),
