@@ -109,8 +109,8 @@ def test_what_the_readme_says_of_the_contract_is_there():
     from deltabus.testing.contract import CROWD
 
     table = text[text.index("| situation |") :]
-    situations = re.findall(r"^\| `(\w+)(?:\(code\))?` \|", table, re.MULTILINE)
-    assert situations == ["answering", "pausing", "silent", "breaking_off", "failing", "keeping", "stalling"]
+    situations = re.findall(r"^\| `(\w+)(?:\((?:code|body)\))?` \|", table, re.MULTILINE)
+    assert situations == ["answering", "pausing", "silent", "breaking_off", "failing", "garbage", "keeping", "stalling"]
     assert all(hasattr(ProviderContract, situation) for situation in situations)
     assert f"{CROWD} requests at once" in text
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from deltabus.provider import (
@@ -18,6 +20,7 @@ from deltabus.provider import (
     Health,
     Internal,
     Provider,
+    ProviderProtocol,
     ProviderUnavailable,
     RateLimited,
     StreamTruncated,
@@ -34,7 +37,7 @@ ERRORS = {"rate_limited": RateLimited, "provider_unavailable": ProviderUnavailab
 class Endpoint:
     """What a server would be: it behaves as it is called, and sees connections come and go."""
 
-    def __init__(self, behaviour: str) -> None:
+    def __init__(self, behaviour: str | bytes) -> None:
         self.behaviour = behaviour
         self.arrived = asyncio.Event()
         self.closed = asyncio.Event()
@@ -45,6 +48,9 @@ class Endpoint:
             await asyncio.sleep(0)
             if self.behaviour == "silent":
                 await asyncio.Event().wait()
+            if isinstance(self.behaviour, bytes):
+                yield f"?{self.behaviour.decode('latin-1')}"
+                return
             if self.behaviour in ERRORS:
                 yield f"!{self.behaviour}"
                 return
@@ -60,7 +66,11 @@ class Endpoint:
             self.closed.set()
 
 
-ENDPOINTS: dict[str, Endpoint] = {}
+ENDPOINTS: dict[str | bytes, Endpoint] = {}
+
+
+class Said(msgspec.Struct):
+    said: str
 
 
 def chunk(content: str | None = None, reason: str | None = None, index: int = 0) -> Chunk:
@@ -90,6 +100,9 @@ class Good(Provider):
             async for word in words:
                 if word.startswith("!"):
                     raise self.error(word[1:])
+                if word.startswith("?"):
+                    said.append(self.parsed(word[1:]))
+                    continue
                 if word == ".":
                     yield chunk(reason="stop") if request.stream else completion("".join(said))
                     return
@@ -103,6 +116,13 @@ class Good(Provider):
     def error(self, code):
         return ERRORS[code](f"the endpoint says {code}")
 
+    def parsed(self, body):
+        """The text in an answer of the API: `{"said": "hello"}`."""
+        try:
+            return msgspec.json.decode(body, type=Said).said
+        except (msgspec.MsgspecError, RecursionError) as exc:
+            raise ProviderProtocol("this is no answer") from exc
+
     async def check(self):
         return Health(ok=self.endpoint.behaviour == "answering", detail="reachable or not")
 
@@ -111,6 +131,7 @@ class Contract(ProviderContract):
     plugin = Good
     secret = SECRET
     codes = tuple(ERRORS)
+    answers = (b'{"said": "hello"}',)
     exempt: ClassVar[Mapping[str, str]] = {}
     patience = 1.0
 
@@ -143,6 +164,9 @@ class Contract(ProviderContract):
 
     def failing(self, code):
         return self.case(code)
+
+    def garbage(self, body):
+        return self.case(body)
 
 
 class TestGood(Contract):
@@ -353,6 +377,51 @@ class ShowsKeyInCause(Good):
         return error
 
 
+class LetsTheParserOut(Good):
+    def parsed(self, body):
+        return msgspec.json.decode(body, type=Said).said
+
+
+class ExpectsObjects(Good):
+    """Knows that there may be no JSON, and takes for granted what is in it."""
+
+    def parsed(self, body):
+        try:
+            return json.loads(body)["said"]
+        except (ValueError, RecursionError) as exc:
+            raise ProviderProtocol("this is no JSON") from exc
+
+
+class ExpectsText(Good):
+    """Finds out by chance whether it is an object, and never whether it holds a text."""
+
+    def parsed(self, body):
+        try:
+            return "" + json.loads(body)["said"]
+        except (ValueError, LookupError, RecursionError) as exc:
+            raise ProviderProtocol("this is no answer") from exc
+        except TypeError as exc:
+            if not isinstance(json.loads(body), dict):
+                raise ProviderProtocol("this is no answer") from exc
+            raise
+
+
+class TakesAnything(Good):
+    async def chat(self, request):
+        try:
+            async for item in super().chat(request):
+                yield item
+        except (ProviderProtocol, StreamTruncated):
+            yield chunk(reason="stop")
+
+
+class CheckParses(Good):
+    async def check(self):
+        if isinstance(self.endpoint.behaviour, bytes):
+            json.loads(self.endpoint.behaviour)
+        return await super().check()
+
+
 class CheckShowsKey(Good):
     async def check(self):
         return Health(ok=True, detail=f"key {self.key}")
@@ -477,6 +546,11 @@ FAULTS = [
     (ShowsKey, "test_an_error_is_classified_and_shows_no_credential", "the error shows the credential"),
     (ShowsKeyInCause, "test_an_error_is_classified_and_shows_no_credential", "traceback shows the credential"),
     (saying(), "test_an_error_is_classified_and_shows_no_credential", "passed for a good one"),
+    (LetsTheParserOut, "test_garbage_is_an_error", "raised DecodeError("),
+    (ExpectsObjects, "test_garbage_is_an_error", "raised TypeError("),
+    (ExpectsText, "test_garbage_is_an_error", "raised TypeError("),
+    (TakesAnything, "test_garbage_is_an_error", "passed for a good one"),
+    (CheckParses, "test_check_does_not_raise_at_garbage", "check() raised JSONDecodeError("),
     (CheckShowsKey, "test_check_tells_of_the_endpoint_without_raising", "what check() says shows the credential"),
     (CheckSaysNothing, "test_check_tells_of_the_endpoint_without_raising", "gives no detail"),
     (CheckSaysTooMuch, "test_check_tells_of_the_endpoint_without_raising", "more than one line"),
@@ -565,13 +639,14 @@ class TestStranger(ProviderContract):
 def test_what_is_missing_fails_and_what_is_exempt_is_skipped_with_its_reason(pytester):
     pytester.makepyfile(STRANGER)
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-rs")
-    # Missing: pausing (4 tests) and breaking_off (1). Exempt: closing twice, silence twice, errors and check.
-    # Without files and other calls: 9 more.
-    result.assert_outcomes(failed=4, skipped=15, passed=11)
+    # Missing: pausing (3 tests), breaking_off (1), garbage (3). Exempt: closing twice, silence twice, errors and check.
+    # Without files and other calls: 10 more.
+    result.assert_outcomes(failed=7, skipped=16, passed=11)
     result.stdout.fnmatch_lines(
         [
             "*define pausing(), or give in `exempt` the reason why it does not apply*",
             "*define breaking_off(), or give in `exempt`*",
+            "*define garbage(), or give in `exempt`*",
             "*SKIPPED*silent: never silent*",
         ]
     )

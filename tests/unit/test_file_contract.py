@@ -15,6 +15,7 @@ from deltabus.provider import (
     Download,
     NotFound,
     Provider,
+    ProviderProtocol,
     ProviderUnavailable,
     RateLimited,
 )
@@ -28,7 +29,7 @@ ERRORS = {"rate_limited": RateLimited, "provider_unavailable": ProviderUnavailab
 class Endpoint:
     """What a server would be: it keeps files, refuses, or stalls."""
 
-    def __init__(self, behaviour: str) -> None:
+    def __init__(self, behaviour: str | bytes) -> None:
         self.behaviour = behaviour
         self.files: dict[str, bytes] = {}
         self.names: dict[str, str] = {}
@@ -37,6 +38,8 @@ class Endpoint:
         self.closed = asyncio.Event()
 
     def ask(self) -> None:
+        if isinstance(self.behaviour, bytes):
+            raise ProviderProtocol("this is no answer")
         if self.behaviour in ERRORS:
             raise ERRORS[self.behaviour](f"the endpoint says {self.behaviour}")
 
@@ -148,6 +151,9 @@ class Kit(FileContract):
 
     def failing(self, code):
         return self.case(code)
+
+    def garbage(self, body):
+        return self.case(body)
 
 
 class TestGood(Kit):
@@ -282,6 +288,8 @@ FAULTS = [
     (RaisesForeign, "test_an_error_about_files_is_classified_and_shows_no_credential", "delete() raised OSError"),
     (SwallowsErrors, "test_an_error_about_files_is_classified_and_shows_no_credential", "content() took the answer"),
     (ShowsKey, "test_an_error_about_files_is_classified_and_shows_no_credential", "shows the credential"),
+    (EmbedsRegardless, "test_garbage_is_an_error_of_any_other_call", "embeddings() took the answer for a good one"),
+    (RaisesForeign, "test_garbage_is_an_error_of_any_other_call", "delete() raised OSError"),
     (
         EmbedsRegardless,
         "test_an_error_of_any_other_call_is_classified_and_shows_no_credential",

@@ -65,6 +65,7 @@ class TestAnthropic(ProviderContract):
     plugin = AnthropicProvider
     secret = SECRET
     codes = tuple(REFUSALS)
+    answers = (b"".join(EVENTS), (RECORDED / "tools.sse").read_bytes(), json.dumps(WHOLE).encode())
 
     def settings(self) -> dict[str, Any]:
         return {"base_url": "http://127.0.0.1:1", "api_key": SECRET, "timeouts": {"connect": 5}}
@@ -98,6 +99,9 @@ class TestAnthropic(ProviderContract):
 
     def failing(self, code: str) -> Any:
         return self.serving(refusal(*REFUSALS[code]))
+
+    def garbage(self, body: bytes) -> Any:
+        return self.serving(Reply(body=[body]))
 
 
 def ask(run: Run, reply: Reply, path: str = "", asked: Mapping[str, str] | None = None, **settings: Any) -> Any:

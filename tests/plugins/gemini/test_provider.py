@@ -61,6 +61,7 @@ class TestGemini(ProviderContract):
     plugin = GeminiProvider
     secret = SECRET
     codes = tuple(REFUSALS)
+    answers = (b"".join(EVENTS), (RECORDED / "tools.sse").read_bytes(), json.dumps(WHOLE).encode())
 
     def settings(self) -> dict[str, Any]:
         return {"base_url": "http://127.0.0.1:1", "api_key": SECRET, "timeouts": {"connect": 5}}
@@ -94,6 +95,9 @@ class TestGemini(ProviderContract):
 
     def failing(self, code: str) -> Any:
         return self.serving(refusal(*REFUSALS[code]))
+
+    def garbage(self, body: bytes) -> Any:
+        return self.serving(Reply(body=[body]))
 
 
 def using(run: Run, reply: Any, use: Callable[[GeminiProvider], Coroutine[Any, Any, Any]], path: str = "") -> Any:

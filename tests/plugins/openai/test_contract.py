@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -36,6 +37,22 @@ def chunk(content: str, finish: str | None = None) -> dict[str, Any]:
     return {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
 
 
+USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2, "prompt_tokens_details": {"cached_tokens": 0}}
+CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+LOGPROBS = {"content": [{"token": "a", "logprob": -1.5, "bytes": [97], "top_logprobs": []}], "refusal": None}
+MESSAGE = {"role": "assistant", "content": TEXT, "refusal": None, "tool_calls": [CALL]}
+CHOICE = {"index": 0, "message": MESSAGE, "logprobs": LOGPROBS, "finish_reason": "stop"}
+WHOLE = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [CHOICE], "usage": USAGE}
+STREAM = b"".join(
+    b"data: %b\n\n" % json.dumps(document).encode()
+    for document in (
+        {**chunk("every "), "choices": [{"index": 0, "delta": MESSAGE, "logprobs": LOGPROBS, "finish_reason": None}]},
+        chunk("", "stop"),
+        {**chunk(""), "choices": [], "usage": USAGE},
+    )
+)
+
+
 def answer(request: Request) -> Reply:
     if request.method == "GET":
         return Reply.json({"object": "list", "data": [{"id": "m"}]})
@@ -51,6 +68,7 @@ class TestOpenAI(ProviderContract):
     plugin = OpenAIProvider
     secret = SECRET
     codes = tuple(REFUSALS)
+    answers = (STREAM, json.dumps(WHOLE).encode())
 
     def settings(self) -> dict[str, Any]:
         return {"base_url": "http://127.0.0.1:1", "api_key": SECRET, "timeouts": {"connect": 5}}
@@ -86,6 +104,9 @@ class TestOpenAI(ProviderContract):
         status, name = REFUSALS[code]
         error = {"message": f"no, {SECRET} is not welcome", "type": None, "param": None, "code": name}
         return self.serving(Reply.json({"error": error}, status))
+
+    def garbage(self, body: bytes) -> Any:
+        return self.serving(Reply(body=[body]))
 
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[Case]:

@@ -108,7 +108,7 @@ class Decoder:
             if (error := errors.find(document)) is not None:
                 raise errors.from_body(error)
             line = msgspec.convert(document, Line)
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, RecursionError) as exc:
             raise ProviderProtocol("this is not how Ollama answers: check base_url") from exc
         self.done = line.done
         self._head = self._head or shapes.head("", line.model)

@@ -33,6 +33,7 @@ class TestOllama(ProviderContract):
     plugin = OllamaProvider
     secret = KEY
     codes = tuple(REFUSALS)
+    answers = (line("Good") + line(" morning", done=True, done_reason="stop"),)
 
     def settings(self):
         return {"base_url": "http://127.0.0.1:1", "api_key": KEY}
@@ -66,6 +67,9 @@ class TestOllama(ProviderContract):
 
     def failing(self, code):
         return self.serving(Reply.json({"error": f"no, {KEY}"}, REFUSALS[code]))
+
+    def garbage(self, body):
+        return self.serving(Reply(body=[body]))
 
 
 def test_an_answer_may_come_cut_at_any_byte():

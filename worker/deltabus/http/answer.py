@@ -120,19 +120,21 @@ class DocumentDecoder(ABC, Generic[_Shape]):
             data = self._body.json()
             if not data:
                 raise StreamTruncated("the answer's body is empty")
-            yield shapes.completion([*self._chunks(data, tail=True), *self.last()])
+            yield shapes.completion([*self._chunks(data, tail=True), *self._checked(self.last())])
             return
         if not (self.done or self.settled):
             for _, payload in self._body.close():
                 yield from self._chunks(payload, tail=True)
         if not (self.done or self.settled):
             raise StreamTruncated(f"the answer broke off after {self._documents} events")
-        yield from self.last()
+        yield from self._checked(self.last())
 
     def _chunks(self, payload: bytes, *, tail: bool = False) -> Iterator[Chunk]:
-        document = self._document(payload, tail=tail)
+        yield from self._checked(self.event(self._document(payload, tail=tail)))
+
+    def _checked(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         try:
-            yield from self.event(document)
+            yield from chunks
         except (AttributeError, LookupError, TypeError, ValueError) as exc:
             # Deeper than the shape goes, it is not what the plugin was promised.
             raise ProviderProtocol(f"event {self._documents} of the answer is not what this API says") from exc

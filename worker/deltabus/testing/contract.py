@@ -36,6 +36,7 @@ from deltabus.provider import Chunk, Completion, ConfigError, Health, Provider, 
 from deltabus.registry import GROUP, plugins
 from deltabus.testing.chunks import completion_violations, stream_text, stream_violations
 from deltabus.testing.filecontract import CROWD, FileContract
+from deltabus.testing.garbage import GARBAGE, events, garbled
 from deltabus.testing.situations import Case
 
 __all__ = ["CROWD", "Case", "ProviderContract"]
@@ -229,6 +230,37 @@ class ProviderContract(FileContract):
             assert error.message.strip(), "the error has no message"
 
         self._in("failing", scenario, code)
+
+    @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+    def test_garbage_is_an_error(self, stream: bool) -> None:
+        """A proxy's page, half a document, a value of the wrong type: never an exception of whatever reads it."""
+
+        async def nonsense(case: Case) -> None:
+            error = await self._error(case, stream=stream)
+            assert error.message.strip(), "the error has no message"
+
+        async def perhaps(case: Case) -> None:
+            await self._read(case, stream=stream)
+
+        for body in GARBAGE.values():
+            self._in("garbage", nonsense, body)
+            self._in("garbage", nonsense, events(body))
+        for answer in self.answers:
+            for body in garbled(answer):
+                self._in("garbage", perhaps, body)
+
+    def test_check_does_not_raise_at_garbage(self) -> None:
+        """It may say that all is well: what it asks for may have been there."""
+
+        async def scenario(case: Case) -> None:
+            try:
+                health = await case.provider.check()
+            except Exception as exc:  # noqa: BLE001  Whatever it is, it is the finding.
+                pytest.fail(f"check() raised {exc!r}; it says what is wrong in the Health that it returns")
+            assert health.detail.strip(), "check() gives no detail"
+
+        for body in GARBAGE.values():
+            self._in("garbage", scenario, body)
 
     def test_check_tells_of_the_endpoint_without_raising(self, code: str) -> None:
         """What `deltabus check` prints: one line, whether all is well or not, and no credential."""

@@ -12,6 +12,7 @@ import pytest
 
 from deltabus.provider import Download, FileRequest, NotFound, Provider, Request, TaskError, UploadRequest
 from deltabus.testing.content import PIECE, Sample
+from deltabus.testing.garbage import GARBAGE, is_json
 from deltabus.testing.situations import Case, Situations
 
 #: How many requests one provider has under way at once in the tests of concurrency.
@@ -38,6 +39,9 @@ _OTHERS: Final[Mapping[str, _Call]] = {
     ),
     "images": lambda made: made.images(Request(body={"model": "m", "prompt": "a dot"}, task="kit")),
 }
+
+#: Calls whose answer is bytes or text.
+_ANYTHING: Final = ("content", "speech", "transcription")
 
 
 class FileContract(Situations):
@@ -163,12 +167,28 @@ class FileContract(Situations):
 
     def test_an_error_of_any_other_call_is_classified_and_shows_no_credential(self, code: str) -> None:
         """Of each method that the provider has: embeddings, models, speech, transcription, images."""
-        had = {
-            name: call for name, call in _OTHERS.items() if getattr(self.plugin, name) is not getattr(Provider, name)
-        }
+        had = _had(self.plugin)
         if not had:
             pytest.skip("the provider has none of " + ", ".join(_OTHERS))
         self._check_classified(code, had)
+
+    def test_garbage_is_an_error_of_any_other_call(self) -> None:
+        """Except where the answer may be anything: bytes, text, whatever JSON says that a file was deleted."""
+        had = {**_had(self.plugin), **(_OF_FILES if self._make().capabilities.files else {})}
+        if not had:
+            pytest.skip("the provider has none but chat")
+        for name, call in had.items():
+            for body in GARBAGE.values():
+                self._check_garbage(name, call, body)
+
+    def _check_garbage(self, name: str, call: _Call, body: bytes) -> None:
+        async def scenario(case: Case) -> None:
+            if name in _ANYTHING or is_json(body):
+                await self._outcome(name, call(case.provider))
+            else:
+                await self._failure(name, call(case.provider))
+
+        self._in("garbage", scenario, body)
 
     def _check_classified(self, code: str, calls: Mapping[str, _Call]) -> None:
         async def scenario(case: Case) -> None:
@@ -185,16 +205,28 @@ class FileContract(Situations):
             pytest.skip("the provider has no files (capabilities.files is False)")
 
     async def _failure(self, name: str, call: Coroutine[Any, Any, object]) -> TaskError:
+        error = await self._outcome(name, call)
+        if error is None:
+            pytest.fail(f"{name}() took the answer for a good one; expected an error")
+        return error
+
+    async def _outcome(self, name: str, call: Coroutine[Any, Any, object]) -> TaskError | None:
+        """The error of a call; None where it has none."""
         try:
             result = await call
+            if isinstance(result, Download):
+                await result.aclose()
         except TaskError as exc:
             self._check_error(exc)
             return exc
         except Exception as exc:  # noqa: BLE001  Whatever it is, it is the finding.
             pytest.fail(f"{name}() raised {exc!r}, which is reported as `internal`: map it to a class of the seam")
-        if isinstance(result, Download):
-            await result.aclose()
-        pytest.fail(f"{name}() took the answer for a good one; expected an error")
+        return None
+
+
+def _had(plugin: type[Provider]) -> dict[str, _Call]:
+    """The other calls that a provider has."""
+    return {name: call for name, call in _OTHERS.items() if getattr(plugin, name) is not getattr(Provider, name)}
 
 
 def _upload(sample: Sample, **fields: Any) -> UploadRequest:

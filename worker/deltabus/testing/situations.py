@@ -16,7 +16,7 @@ import pytest
 from deltabus.provider import ChatRequest, Chunk, Completion, Provider, TaskError
 
 #: Hooks of the contract that a subclass may be exempt from.
-_SITUATIONS: Final = ("pausing", "silent", "breaking_off", "failing", "keeping", "stalling")
+_SITUATIONS: Final = ("pausing", "silent", "breaking_off", "failing", "garbage", "keeping", "stalling")
 
 #: A `closed` that a Case need not have, where there is no connection.
 _CLOSED: Final = "closed"
@@ -66,6 +66,9 @@ class Situations:
     #: Codes of the errors that `failing` can make the endpoint answer with.
     codes: ClassVar[tuple[str, ...]] = ()
 
+    #: Bodies of good answers to a chat, streamed and not, for the kit to garble; those of the API's own shapes.
+    answers: ClassVar[Sequence[bytes]] = ()
+
     #: Standard tests, situations, or `closed`, that do not apply, each with the reason.
     exempt: ClassVar[Mapping[str, str]] = {}
 
@@ -94,6 +97,10 @@ class Situations:
 
     def failing(self, code: str) -> AbstractAsyncContextManager[Case]:
         """The endpoint refuses every request in the way that the plugin is to classify as `code`."""
+        raise NotImplementedError
+
+    def garbage(self, body: bytes) -> AbstractAsyncContextManager[Case]:
+        """The endpoint answers every request with a 200 and this body, as if it were what was asked for."""
         raise NotImplementedError
 
     def keeping(self) -> AbstractAsyncContextManager[Case]:
@@ -142,15 +149,15 @@ class Situations:
     def _make(self) -> Provider:
         return self.plugin("kit", self.settings())
 
-    def _in(self, situation: str, scenario: Callable[[Case], Awaitable[None]], *code: str) -> None:
+    def _in(self, situation: str, scenario: Callable[[Case], Awaitable[None]], *how: str | bytes) -> None:
         """Run a scenario in a situation, and fail rather than hang."""
         if situation in self.exempt:
             pytest.skip(f"{situation}: {self.exempt[situation]}")
         if getattr(type(self), situation) is getattr(Situations, situation):
             pytest.fail(f"define {situation}(), or give in `exempt` the reason why it does not apply")
-        if code == ("",):
+        if how == ("",):
             pytest.fail("`codes` is empty: name the errors that failing() can bring about")
-        manager: AbstractAsyncContextManager[Case] = getattr(self, situation)(*code)
+        manager: AbstractAsyncContextManager[Case] = getattr(self, situation)(*how)
 
         async def main() -> None:
             async with manager as case:
@@ -186,6 +193,13 @@ class Situations:
             pytest.fail(f"the connection was still open {self.patience / 2:g} s later")
 
     async def _error(self, case: Case, *, stream: bool) -> TaskError:
+        error = await self._read(case, stream=stream)
+        if error is None:
+            pytest.fail("the answer passed for a good one; expected an error")
+        return error
+
+    async def _read(self, case: Case, *, stream: bool) -> TaskError | None:
+        """The error of an answer; None where it has none."""
         try:
             await case.answer(stream=stream)
         except TaskError as exc:
@@ -193,7 +207,7 @@ class Situations:
             return exc
         except Exception as exc:  # noqa: BLE001  Whatever it is, it is the finding.
             pytest.fail(f"raised {exc!r}, which is reported as `internal`: map it to a class of deltabus.provider")
-        pytest.fail("the answer passed for a good one; expected an error")
+        return None
 
     def _check_error(self, error: TaskError) -> None:
         self._check_hidden("the error", f"{error} {error.info} {error!r}")
