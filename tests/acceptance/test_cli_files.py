@@ -139,7 +139,13 @@ def test_json_is_the_providers_object(run: Run, server: ApiServer, report: Path)
     assert json.loads(answer(run("file", "get", made["id"], "--json"))) == made
     assert [json.loads(line) for line in answer(run("file", "list", "--json")).splitlines()] == [made]
     kept = json.loads(answer(run("file", "content", made["id"], "-o", "x", "--json")))
-    assert (kept["sha256"], kept["bytes"]) == (SHA256, len(DATA))
+    assert kept == {
+        "object": "stored",
+        "path": "x",
+        "bytes": len(DATA),
+        "media_type": "application/pdf",
+        "sha256": SHA256,
+    }
     assert json.loads(answer(run("file", "delete", made["id"], "--json")))["deleted"] is True
 
 
@@ -292,3 +298,20 @@ def test_pictures_are_written_where_they_are_wanted(run: Run, tmp_path: Path) ->
     answer(run(*words, "-n", "2", "-o", "cats.png"))
     assert sorted(path.name for path in tmp_path.glob("cats*")) == ["cats-1.png", "cats-2.png"]
     assert answer(run("images", "a cat", "-m", "dall-e-2", "--param", 'response_format="url"')).startswith("http")
+
+
+def test_json_says_where_the_bytes_are_now_and_not_the_blob_that_is_gone(run: Run, tmp_path: Path) -> None:
+    spoken = json.loads(answer(run("speech", "hello bus", "-m", "tts-1", "-o", "hello.mp3", "--json")))
+    words = ["images", "a cat", "-m", "gpt-image-1", "--param", 'response_format="b64_json"', "--json"]
+    (picture,) = json.loads(answer(run(*words, "-o", "cat.png")))["data"]
+    assert "blob" not in picture
+    for said, name, media_type in ((spoken, "hello.mp3", "audio/mpeg"), (picture["file"], "cat.png", "image/png")):
+        data = (tmp_path / name).read_bytes()
+        assert said == {
+            "object": "stored",
+            "path": name,
+            "bytes": len(data),
+            "media_type": media_type,
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+    assert "cannot both go to stdout" in error(run(*words, "-o", "-"), exits.USAGE)

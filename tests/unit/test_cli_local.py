@@ -48,13 +48,21 @@ def names(folder: Path) -> list[str]:
 
 def kept(**more: Any) -> dict[str, Any]:
     digest = hashlib.sha256(DATA).hexdigest()
-    return {"object": "blob", "id": "b1", "bytes": len(DATA), "sha256": digest, "filename": "a.txt", **more}
+    known = {"bytes": len(DATA), "media_type": "text/plain", "sha256": digest, "filename": "a.txt"}
+    return {"object": "blob", "id": "b1", **known, **more}
 
 
 def test_a_file_is_there_when_it_is_whole(run, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"what was there before, and longer")
     bus = Bus()
-    assert run(save(bus, Screen(), kept(), str(tmp_path / "a"))) == str(tmp_path / "a")
+    saved = run(save(bus, Screen(), kept(), str(tmp_path / "a")))
+    assert saved.described == {
+        "object": "stored",
+        "path": str(tmp_path / "a"),
+        "bytes": len(DATA),
+        "media_type": "text/plain",
+        "sha256": hashlib.sha256(DATA).hexdigest(),
+    }
     assert (tmp_path / "a").read_bytes() == DATA
     assert (bus.deleted, names(tmp_path)) == (["b1"], ["a"])
 

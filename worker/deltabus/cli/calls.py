@@ -162,11 +162,11 @@ def speech(
     async def work(bus: AsyncBus) -> int:
         task = await bus.speech(said, voice=voice, model=model, response_format=form, **desk.options, **more)
         kept = await desk.outcome(task, "the provider to Redis")
-        path = await save(bus, desk.screen, kept, output)
-        if as_json:
-            desk.screen.json(kept)
-        elif path is not None:
-            desk.screen.note(f"{path}: {kept['bytes']:,} bytes, {kept['media_type']}")
+        saved = await save(bus, desk.screen, kept, output)
+        if saved is not None and as_json:
+            desk.screen.json(saved.described)
+        elif saved is not None:
+            desk.screen.note(f"{saved.path}: {saved.bytes:,} bytes, {saved.media_type}")
         return exits.DONE
 
     return desk.run(work)
@@ -237,7 +237,7 @@ def images(
     more = params_of(params, {**_OWN, "n": "-n"})
     desk = Desk(session, provider=provider, queue=queue)
     if output is not None:
-        check_output(desk.screen, output)
+        check_output(desk.screen, output, as_json=as_json)
     described = _text(prompt, "PROMPT")
 
     async def work(bus: AsyncBus) -> int:
@@ -246,8 +246,11 @@ def images(
         for number, picture in enumerate(pictures, 1):
             blob = picture.get("blob")
             if output is not None and blob is not None:
-                path = await save(bus, desk.screen, blob, _numbered(output, number if len(pictures) > 1 else None))
-                desk.screen.note(f"{path}: {blob['bytes']:,} bytes, {blob['media_type']}")
+                saved = await save(bus, desk.screen, blob, _numbered(output, number if len(pictures) > 1 else None))
+                if saved is not None:
+                    del picture["blob"]
+                    picture["file"] = saved.described
+                    desk.screen.note(f"{saved.path}: {saved.bytes:,} bytes, {saved.media_type}")
             elif not as_json:
                 desk.screen.answer(f"{picture.get('url') or 'blob ' + blob['id']}\n")
         if as_json:

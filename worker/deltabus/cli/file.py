@@ -244,13 +244,15 @@ def content(
         target = None if to is None else {"url": to}
         kept = await desk.outcome(await bus.download(file_id, to=target, **desk.options), "the provider to Redis")
         if to is None:
-            path = await save(bus, desk.screen, kept, output)
-            if path is not None:
-                desk.screen.note(f"{path}: {kept['bytes']:,} bytes, sha256 {kept['sha256']}")
-        elif not as_json:
-            desk.screen.answer(f"{kept['url']}\n")
-        if as_json:
+            saved = await save(bus, desk.screen, kept, output)
+            if saved is not None and as_json:
+                desk.screen.json(saved.described)
+            elif saved is not None:
+                desk.screen.note(f"{saved.path}: {saved.bytes:,} bytes, sha256 {saved.sha256}")
+        elif as_json:
             desk.screen.json(kept)
+        else:
+            desk.screen.answer(f"{kept['url']}\n")
         return exits.DONE
 
     return desk.run(work)

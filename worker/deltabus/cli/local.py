@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -56,6 +57,21 @@ class Given:
             raise
         else:
             await bus.delete_blob(blob)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A file here that was a blob: the blob is gone."""
+
+    path: str
+    bytes: int
+    media_type: str
+    sha256: str
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"object": "stored", **asdict(self)}
 
 
 class _LocalFile:
@@ -110,8 +126,8 @@ def check_output(screen: Screen, output: str | None, *, as_json: bool = False) -
         raise click.UsageError(f"-o {output}: there is no folder {parent}")
 
 
-async def save(bus: AsyncBus, screen: Screen, kept: dict[str, Any], output: str | None) -> str | None:
-    """Write a blob to a file or to stdout, check it, and delete it; the file's path, where there is one.
+async def save(bus: AsyncBus, screen: Screen, kept: dict[str, Any], output: str | None) -> Saved | None:
+    """Write a blob to a file or to stdout, check it, and delete it; what was written, where it is a file.
 
     Args:
         kept: what the result says of the blob.
@@ -145,7 +161,7 @@ async def save(bus: AsyncBus, screen: Screen, kept: dict[str, Any], output: str 
     finally:
         screen.settle()
         await bus.delete_blob(kept["id"])
-    return None if target is None else str(target)
+    return None if target is None else Saved(str(target), kept["bytes"], kept["media_type"], kept["sha256"])
 
 
 @contextmanager
