@@ -62,6 +62,18 @@ def test_a_file_in_a_root_is_read(read, root):
     assert read(root / "report.pdf", "/") == b"a report"
 
 
+@pytest.mark.parametrize("end", ["/", "//", "/.", "/folder/.."])
+def test_a_path_that_ends_as_a_folders_does_is_no_files(read, write, root, end):
+    for use in (read, lambda path: write(path, b"some")):
+        with pytest.raises(TaskError) as caught:
+            use(f"{root}/report.pdf{end}")
+        assert caught.value.code == "invalid_request"
+        assert "must end with the name of a file" in caught.value.message
+    with pytest.raises(InvalidRequest, match="must end with the name of a file"):
+        write(f"{root}/new.pdf/", b"some")
+    assert not (root / "new.pdf").exists()
+
+
 def test_links_are_followed_as_long_as_they_stay_in_a_root(read, root, tmp_path):
     (root / "folder" / "link").symlink_to("../report.pdf")
     (tmp_path / "way-in").symlink_to(root)

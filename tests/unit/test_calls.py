@@ -92,6 +92,7 @@ BAD: dict[str, tuple[Rule, dict[str, Any], str, str]] = {
         "request.timestamp_granularities",
         "must be an array",
     ),
+    "a second part named file": (calls.transcription, {**HEARD, "file": "x"}, "request.file", "say in `source`"),
     "a type that is none": (calls.transcription, {**HEARD, "media_type": "mp3"}, "request.media_type", "MIME type"),
     "nothing to draw": (calls.images, {}, "request.prompt", "is required: the description of a picture"),
     "an empty description": (calls.images, {"prompt": ""}, "request.prompt", "must not be empty"),

@@ -58,6 +58,7 @@ def test_the_request_is_not_changed() -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a second part named file": ({**UPLOAD, "file": "x"}, "request.file", "say in `source` where they are"),
     "no operation": ({}, "request.operation", "is required: one of upload, list, get, content, delete"),
     "unknown operation": ({"operation": "dowload"}, "request.operation", "not `dowload`"),
     "misspelt operation": ({"operation": "uplod"}, "request.operation", "did you mean `upload`?"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deltabus.fields import Field
-from deltabus.files import check_media_type, check_name, check_source, check_target
+from deltabus.files import check_form, check_media_type, check_name, check_source, check_target
 from deltabus.provider import Capabilities, Content
 
 #: Inputs that one embeddings request may have (`CreateEmbeddingRequest.input`).
@@ -94,6 +94,7 @@ def transcription(request: Mapping[str, Any], capabilities: Capabilities) -> Hea
     strict = capabilities.strict_ranges
     source, name, media_type = root.child("source"), root.child("filename"), root.child("media_type")
     check_source(source)
+    check_form(root)
     formats = _one_of(*TRANSCRIPT_FORMATS)
     _check(root, strict, language=_string, prompt=_string, response_format=formats, temperature=_number(0, 1))
     _check(root, strict, timestamp_granularities=_strings)

@@ -128,6 +128,12 @@ def check_target(field: Field) -> dict[str, Any]:
     return field.object('where the bytes go: {"blob": true}, {"url": "s3://…"} or {"path": …}')
 
 
+def check_form(root: Field) -> None:
+    """Refuse a field that the form has already: two of one name, and the provider may take the wrong one."""
+    if not root.child("file").unset:
+        raise root.child("file").error("is the part of the form that holds the bytes: say in `source` where they are")
+
+
 def check_name(field: Field) -> str:
     """The name of a file: one, not a path; fit for a form's header."""
     name = field.string("the name of a file")
@@ -153,6 +159,7 @@ def check_media_type(field: Field) -> str:
 def _upload(root: Field, strict: bool) -> Upload:
     source, name, media_type = root.child("source"), root.child("filename"), root.child("media_type")
     check_source(source)
+    check_form(root)
     _purpose(root.child("purpose"), PURPOSES, strict)
     expires = root.child("expires_after")
     if not expires.unset:

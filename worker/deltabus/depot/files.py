@@ -143,6 +143,11 @@ def checked(field: Field, roots: Sequence[str]) -> tuple[str, list[str]]:
             if way is not None:
                 if not way:
                     raise field.error("is a folder, not a file")
+                # A file has no such name, although `realpath` finds it; and it would be uploaded without one.
+                if path.rpartition("/")[2] in {"", ".", ".."}:
+                    raise field.error(
+                        "ends as a folder's path does: it must end with the name of a file, without a `/`"
+                    )
                 return root, way
     raise field.error("is not in a folder of `file_roots`, the only ones this worker may use")
 
