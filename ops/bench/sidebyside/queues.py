@@ -30,8 +30,8 @@ class Racer:
     command: tuple[str, ...]
     #: The program that puts tasks on its queue.
     feeder: str
-    #: How many tasks are not done yet, as its own keys say it; None: those that RQ's registry says are finished.
-    left: Callable[[redis.Redis], int] | None = None
+    #: How many of so many tasks are not done yet, as its own keys say it; None: RQ's registry of finished jobs says it.
+    left: Callable[[redis.Redis, int], int] | None = None
 
     def feed(self, stage: Stage, tasks: int) -> None:
         """Put so many tasks on the queue."""
@@ -44,7 +44,7 @@ class Racer:
         """How many of them are done."""
         if self.left is None:
             return int(client.zcard("rq:finished:bench"))
-        return tasks - self.left(client)
+        return tasks - self.left(client, tasks)
 
     @contextmanager
     def work(self, stage: Stage) -> Iterator[Process]:
@@ -77,7 +77,7 @@ RACERS: Final = (
         "arq",
         ("arq", "arq_tasks.WorkerSettings"),
         "arq_tasks.py",
-        lambda client: int(client.zcard("arq:queue")),
+        lambda client, _: int(client.zcard("arq:queue")),
     ),
     Racer(
         "taskiq-redis",
@@ -85,7 +85,7 @@ RACERS: Final = (
         "taskiq",
         ("taskiq", "worker", "taskiq_tasks:broker", "--workers", "1", "--log-level", "WARNING"),
         "taskiq_tasks.py",
-        lambda client: _unacknowledged(client, "taskiq", "taskiq"),
+        lambda client, tasks: tasks - _acknowledged(client, "taskiq"),
     ),
     Racer(
         "dramatiq",
@@ -93,7 +93,7 @@ RACERS: Final = (
         "dramatiq",
         ("dramatiq", "dramatiq_tasks", "--processes", "1"),
         "dramatiq_tasks.py",
-        lambda client: int(client.hlen("dramatiq:default.msgs")),
+        lambda client, _: int(client.hlen("dramatiq:default.msgs")),
     ),
     Racer(
         "Celery threads",
@@ -101,14 +101,11 @@ RACERS: Final = (
         "celery",
         ("celery", "-A", "celery_tasks", "worker", "--pool", "threads", "--concurrency", "8", "--loglevel", "WARNING"),
         "celery_tasks.py",
-        lambda client: int(client.llen("celery")) + int(client.hlen("unacked")),
+        lambda client, _: int(client.llen("celery")) + int(client.hlen("unacked")),
     ),
 )
 
 
-def _unacknowledged(client: redis.Redis, stream: str, group: str) -> int:
-    """Entries of a stream that were not read yet, or read and not acknowledged."""
-    for found in client.xinfo_groups(stream):
-        if found["name"] == group.encode():
-            return int(found["lag"] or 0) + int(found["pending"])
-    return int(client.xlen(stream))
+def _acknowledged(client: redis.Redis, stream: str) -> int:
+    """Entries of a stream that its group has read and acknowledged; Redis does not know it from the first moment on."""
+    return sum(int(found["entries-read"] or 0) - int(found["pending"]) for found in client.xinfo_groups(stream))
