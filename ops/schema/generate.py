@@ -103,6 +103,8 @@ def file_schema() -> dict[str, Any]:
                 "filename": {**text, "pattern": r"^[^/\\\x00-\x1f\x7f]+$"},
                 "media_type": {**text, "pattern": _whole(files.MEDIA_TYPE.pattern)},
                 "expires_after": expires,
+                # The part of the form that holds the bytes.
+                "file": {"type": "null"},
             },
         ),
         "list": (

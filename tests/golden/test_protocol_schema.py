@@ -88,6 +88,7 @@ BAD_FILE_REQUESTS: dict[str, Any] = {
     "a source of no kind": {**UPLOAD, "source": {"filename": "x"}},
     "a source with another key": {**UPLOAD, "source": {"blob": "b-1", "headers": {}}},
     "a blob with a slash": {**UPLOAD, "source": {"blob": "a/b"}},
+    "a second part named file": {**UPLOAD, "file": "x"},
     "no purpose": {"operation": "upload", "source": {"blob": "b-1"}},
     "another purpose": {**UPLOAD, "purpose": "fun"},
     "a name with a folder": {**UPLOAD, "filename": "a/b"},
