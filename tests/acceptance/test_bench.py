@@ -14,8 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {
     "noop": {"tasks/s", "CPU per task"},
     "deltas": {"CPU per delta", "deltas/s"},
-    "subscribers": {"deltas/s", "CPU per delta"},
-    "recovery": {"seconds"},
 }
 
 

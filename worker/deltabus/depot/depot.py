@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from hashlib import sha256
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import redis.asyncio
 
@@ -23,13 +23,15 @@ from deltabus.depot.sinks import BlobSink, ObjectSink, PathSink, Sink
 from deltabus.depot.source import Destination, Source
 from deltabus.depot.storage import InStorage, Place, StorageSink
 from deltabus.depot.threads import Threads
-from deltabus.depot.web import Web
 from deltabus.errors import PayloadTooLarge, StreamTruncated
 from deltabus.fields import Field
 from deltabus.outage import Outage
 from deltabus.provider import Content, Download
 from deltabus.scripts import BLOBS
 from deltabus.settings import Settings
+
+if TYPE_CHECKING:
+    from deltabus.depot.web import Web
 
 #: Called with the bytes done, and all there are where that is known.
 Progress = Callable[[int, int | None], Awaitable[None]]
@@ -57,9 +59,18 @@ class Depot:
         self._threads = Threads("files")
         # Apart, so that a storage which is slow holds no disk up.
         self._storage_threads = Threads("storage")
-        self._web = Web(settings, self._threads)
+        self._opened_web: Web | None = None
         self._commit: GroupCommit | None = None
         self._opened_blobs: Blobs | None = None
+
+    @property
+    def _web(self) -> Web:
+        if self._opened_web is None:
+            # An HTTP client takes a third of the time in which a worker starts, and few fetch anything.
+            from deltabus.depot.web import Web
+
+            self._opened_web = Web(self._settings, self._threads)
+        return self._opened_web
 
     @asynccontextmanager
     async def open(
@@ -175,7 +186,8 @@ class Depot:
         """Close the connections. Called when nothing of it is in use."""
         if self._commit is not None:
             await self._commit.aclose()
-        await self._web.aclose()
+        if self._opened_web is not None:
+            await self._opened_web.aclose()
         await self._threads.aclose()
         await self._storage_threads.aclose()
 
