@@ -89,22 +89,3 @@ def test_it_has_blobs() -> None:
         assert bus.delete_blob(blob)
         with pytest.raises(BlobNotFound):
             list(bus.read_blob(blob))
-
-
-@pytest.mark.parametrize("event", [0, 1, 3])
-def test_a_worker_that_dies_is_replaced_and_subscribers_are_told_to_begin_anew(event: int) -> None:
-    with memory_bus(crash_after=event) as bus:
-        task = bus.chat(messages="hello", echo={"words": 8, "interval": 0.01})
-        events = list(task.events())
-        again = bus.chat(messages="once more").result(timeout=30)  # it dies once
-    check_events(events)
-    assert [seen.id for seen in events if isinstance(seen, Started)] == ["1-0", "2-0"]
-    assert f"1-{event}" in [seen.id for seen in events]
-    assert isinstance(events[-1], Completed)
-    assert len(events[-1].result["choices"][0]["message"]["content"].split()) == 8
-    assert again["choices"][0]["message"]["content"] == "once more"
-
-
-def test_a_worker_that_was_to_die_later_ends_like_any_other() -> None:
-    with memory_bus(crash_after=1000) as bus:
-        assert bus.chat(messages="hello").result(timeout=30)
