@@ -208,15 +208,35 @@ def test_the_front_door_has_what_it_names_and_nothing_else():
         deltabus.nothing_here  # noqa: B018
 
 
-def test_importing_the_front_door_loads_neither_rq_nor_redis_nor_an_http_client():
-    heavy = ["rq", "redis", "httpx", "aiohttp", "uvloop", "structlog", "deltabus.engine", "deltabus.log", "asyncio"]
-    program = f"import sys, deltabus; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
-    program = (
-        "import sys; from deltabus import Bus, AsyncBus; "
-        "print([n for n in ('rq', 'httpx', 'aiohttp', 'uvloop', 'structlog', 'deltabus.engine') if n in sys.modules])"
+def loaded_by(program):
+    program = f"{program}; import sys; print(*sys.modules)"
+    return set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_importing_the_front_door_or_the_blocking_bus_loads_none_of_what_it_will_need():
+    heavy = {"asyncio", "dataclasses", "hiredis", "logging", "msgspec", "redis", "ssl", "tomllib"}
+    assert loaded_by("import deltabus").isdisjoint(heavy)
+    assert loaded_by("from deltabus import Bus, Task").isdisjoint(heavy)
+
+
+def test_making_a_bus_loads_all_that_its_calls_will_need_and_nothing_of_a_worker(redis_url):
+    made = f"from deltabus import Bus; bus = Bus({redis_url!r})"
+    at_once, later = loaded_by(made), loaded_by(f"{made}; bus.chat(messages='Hello')")
+    assert later.isdisjoint({"rq", "httpx", "aiohttp", "uvloop", "structlog", "deltabus.engine", "deltabus.log"})
+    assert {name for name in later - at_once if name.startswith(("deltabus", "redis"))} == {"deltabus.portal"}
+
+
+def test_the_methods_of_the_blocking_bus_are_described_as_those_of_the_asyncio_one():
+    from deltabus import AsyncBus, Bus
+
+    class Derived(Bus):
+        """The first look at a method may be through a derived class."""
+
+    assert Derived.images.__doc__ == AsyncBus.images.__doc__
+    for name in ("chat", "chat_many", "read_blob", "upload"):
+        assert inspect.signature(getattr(Bus, name)) == inspect.signature(getattr(AsyncBus, name))
 
 
 def test_an_interrupted_wait_leaves_nothing_behind(redis_url):

@@ -7,6 +7,9 @@
 
 Any thread may use them, and a forked child too: it gets connections of its own. Signatures, results
 and errors are those of the asyncio classes.
+
+Importing this is cheap. The asyncio classes, and with them redis-py and asyncio, take ten times as long: they are
+loaded when a bus is made, so that no call waits for that.
 """
 
 from __future__ import annotations
@@ -14,18 +17,20 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from dataclasses import replace
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
 
-import redis.asyncio
+if TYPE_CHECKING:
+    import redis.asyncio
 
-from deltabus.bus import AsyncBus, AsyncTask
-from deltabus.portal import portal
-from deltabus.settings import Settings, load
+    from deltabus.bus import AsyncBus
+    from deltabus.handle import AsyncTask
+    from deltabus.portal import Portal
+    from deltabus.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 Async_co = TypeVar("Async_co", covariant=True)
 
@@ -39,8 +44,44 @@ class _Blocking(Protocol[Async_co]):
     def _here(self) -> Callable[[], Async_co]: ...
 
 
+class _Twin:
+    """A method that is made of that of the asyncio class when it is first looked at."""
+
+    def __init__(self, make: Callable[[], Callable[..., Any]]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner, self._name = owner, name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        setattr(self._owner, self._name, self._make())
+        return getattr(owner if instance is None else instance, self._name)
+
+
+def _twin(make: Callable[[], F]) -> F:
+    return cast("F", _Twin(make))
+
+
+def _async_bus() -> type[AsyncBus]:
+    from deltabus.bus import AsyncBus
+
+    return AsyncBus
+
+
+def _async_task() -> type[AsyncTask]:
+    from deltabus.handle import AsyncTask
+
+    return AsyncTask
+
+
+def _portal() -> Portal:
+    from deltabus.portal import portal
+
+    return portal()
+
+
 def _run(work: Awaitable[T]) -> T:
-    return portal().run(_await(work))
+    return _portal().run(_await(work))
 
 
 async def _await(work: Awaitable[T]) -> T:
@@ -102,12 +143,12 @@ class Task:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r})"
 
-    events = _iterates(AsyncTask.events)
-    messages = _iterates(AsyncTask.messages)
-    text = _iterates(AsyncTask.text)
-    result = _waits(AsyncTask.result)
-    cancel = _waits(AsyncTask.cancel)
-    status = _waits(AsyncTask.status)
+    events = _twin(lambda: _iterates(_async_task().events))
+    messages = _twin(lambda: _iterates(_async_task().messages))
+    text = _twin(lambda: _iterates(_async_task().text))
+    result = _twin(lambda: _waits(_async_task().result))
+    cancel = _twin(lambda: _waits(_async_task().cancel))
+    status = _twin(lambda: _waits(_async_task().status))
 
 
 class Bus:
@@ -121,9 +162,11 @@ class Bus:
         settings: Settings | None = None,
         client: redis.asyncio.Redis | None = None,
     ) -> None:
-        settings = load() if settings is None else settings
-        settings = settings if url is None else replace(settings, redis_url=url)
-        self._make = functools.partial(AsyncBus, queue=queue, settings=settings, client=client)
+        if settings is None:
+            from deltabus.settings import load
+
+            settings = load()
+        self._make = functools.partial(_async_bus(), url, queue=queue, settings=settings, client=client)
         # By process: what a forked child inherits shares the parent's sockets, and must be neither used nor closed.
         self._by_process: dict[int, AsyncBus] = {}
 
@@ -140,25 +183,25 @@ class Bus:
         bus = self._by_process.pop(os.getpid(), None)
         if bus is not None:
             _run(bus.aclose())
-            portal().closers.remove(bus.aclose)
+            _portal().closers.remove(bus.aclose)
 
-    chat = _sends(AsyncBus.chat)
-    chat_many = _sends_many(AsyncBus.chat_many)
-    enqueue = _sends(AsyncBus.enqueue)
-    blob = _waits(AsyncBus.blob)
-    read_blob = _iterates(AsyncBus.read_blob)
-    delete_blob = _waits(AsyncBus.delete_blob)
+    chat = _twin(lambda: _sends(_async_bus().chat))
+    chat_many = _twin(lambda: _sends_many(_async_bus().chat_many))
+    enqueue = _twin(lambda: _sends(_async_bus().enqueue))
+    blob = _twin(lambda: _waits(_async_bus().blob))
+    read_blob = _twin(lambda: _iterates(_async_bus().read_blob))
+    delete_blob = _twin(lambda: _waits(_async_bus().delete_blob))
 
-    upload = _sends(AsyncBus.upload)
-    files = _sends(AsyncBus.files)
-    file = _sends(AsyncBus.file)
-    download = _sends(AsyncBus.download)
-    delete_file = _sends(AsyncBus.delete_file)
-    embeddings = _sends(AsyncBus.embeddings)
-    models = _sends(AsyncBus.models)
-    speech = _sends(AsyncBus.speech)
-    transcription = _sends(AsyncBus.transcription)
-    images = _sends(AsyncBus.images)
+    upload = _twin(lambda: _sends(_async_bus().upload))
+    files = _twin(lambda: _sends(_async_bus().files))
+    file = _twin(lambda: _sends(_async_bus().file))
+    download = _twin(lambda: _sends(_async_bus().download))
+    delete_file = _twin(lambda: _sends(_async_bus().delete_file))
+    embeddings = _twin(lambda: _sends(_async_bus().embeddings))
+    models = _twin(lambda: _sends(_async_bus().models))
+    speech = _twin(lambda: _sends(_async_bus().speech))
+    transcription = _twin(lambda: _sends(_async_bus().transcription))
+    images = _twin(lambda: _sends(_async_bus().images))
 
     def task(self, task_id: str, /) -> Task:
         """Any task, whoever enqueued it; see `AsyncBus.task`."""
@@ -169,5 +212,5 @@ class Bus:
         process = os.getpid()
         if process not in self._by_process:
             bus = self._by_process[process] = self._make()
-            portal().closers.append(bus.aclose)
+            _portal().closers.append(bus.aclose)
         return self._by_process[process]
