@@ -7,6 +7,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 # Test processes, two for a core: most tests wait for a worker or a lease. Each has a Redis of its own.
 JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+# Bytecode is kept, whatever the environment says: otherwise each process that a test starts compiles the package anew.
+export PYTHONDONTWRITEBYTECODE :=
 # Which show: crash, freeze, restart, rolling or all.
 SHOW ?= all
 # Further arguments of pytest, such as `-k embedded` or `--cov`.

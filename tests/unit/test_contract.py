@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import reprlib
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ from deltabus.provider import (
     StreamTruncated,
 )
 from deltabus.testing import Case, ProviderContract
+from deltabus.testing.garbage import GARBAGE
 
 pytest_plugins = ["pytester"]
 
@@ -37,7 +39,7 @@ ERRORS = {"rate_limited": RateLimited, "provider_unavailable": ProviderUnavailab
 class Endpoint:
     """What a server would be: it behaves as it is called, and sees connections come and go."""
 
-    def __init__(self, behaviour: str | bytes) -> None:
+    def __init__(self, behaviour: str | Callable[[], bytes]) -> None:
         self.behaviour = behaviour
         self.arrived = asyncio.Event()
         self.closed = asyncio.Event()
@@ -48,8 +50,8 @@ class Endpoint:
             await asyncio.sleep(0)
             if self.behaviour == "silent":
                 await asyncio.Event().wait()
-            if isinstance(self.behaviour, bytes):
-                yield f"?{self.behaviour.decode('latin-1')}"
+            if callable(self.behaviour):
+                yield f"?{self.behaviour().decode('latin-1')}"
                 return
             if self.behaviour in ERRORS:
                 yield f"!{self.behaviour}"
@@ -415,10 +417,26 @@ class TakesAnything(Good):
             yield chunk(reason="stop")
 
 
+class JamsAtGarbage(Good):
+    """Reports garbage as it should, and then waits for ever."""
+
+    jammed = False
+
+    def parsed(self, body):
+        self.jammed = True
+        return super().parsed(body)
+
+    async def chat(self, request):
+        if self.jammed:
+            await asyncio.Event().wait()
+        async for item in super().chat(request):
+            yield item
+
+
 class CheckParses(Good):
     async def check(self):
-        if isinstance(self.endpoint.behaviour, bytes):
-            json.loads(self.endpoint.behaviour)
+        if callable(self.endpoint.behaviour):
+            json.loads(self.endpoint.behaviour())
         return await super().check()
 
 
@@ -550,6 +568,7 @@ FAULTS = [
     (ExpectsObjects, "test_garbage_is_an_error", "raised TypeError("),
     (ExpectsText, "test_garbage_is_an_error", "raised TypeError("),
     (TakesAnything, "test_garbage_is_an_error", "passed for a good one"),
+    (JamsAtGarbage, "test_garbage_is_an_error", "nothing happened for 1 s"),
     (CheckParses, "test_check_does_not_raise_at_garbage", "check() raised JSONDecodeError("),
     (CheckShowsKey, "test_check_tells_of_the_endpoint_without_raising", "what check() says shows the credential"),
     (CheckSaysNothing, "test_check_tells_of_the_endpoint_without_raising", "gives no detail"),
@@ -576,6 +595,13 @@ def test_each_fault_is_found_by_its_test(provider, test, told, monkeypatch):
     with pytest.raises((Exception, pytest.fail.Exception)) as caught:
         getattr(faulty, test)(**arguments(test, monkeypatch))
     assert told in str(caught.value)
+
+
+def test_what_garbage_it_was_is_told():
+    faulty = type("Faulty", (Contract,), {"plugin": LetsTheParserOut})()
+    with pytest.raises(pytest.fail.Exception) as caught:
+        faulty.test_garbage_is_an_error(stream=True)
+    assert caught.value.__notes__ == [f"The endpoint has said {reprlib.repr(GARBAGE['a page'])}."]
 
 
 def test_every_standard_test_finds_some_fault():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -29,7 +29,7 @@ ERRORS = {"rate_limited": RateLimited, "provider_unavailable": ProviderUnavailab
 class Endpoint:
     """What a server would be: it keeps files, refuses, or stalls."""
 
-    def __init__(self, behaviour: str | bytes) -> None:
+    def __init__(self, behaviour: str | Callable[[], bytes]) -> None:
         self.behaviour = behaviour
         self.files: dict[str, bytes] = {}
         self.names: dict[str, str] = {}
@@ -38,7 +38,7 @@ class Endpoint:
         self.closed = asyncio.Event()
 
     def ask(self) -> None:
-        if isinstance(self.behaviour, bytes):
+        if callable(self.behaviour):
             raise ProviderProtocol("this is no answer")
         if self.behaviour in ERRORS:
             raise ERRORS[self.behaviour](f"the endpoint says {self.behaviour}")

@@ -339,7 +339,8 @@ def _lives_here(worker: Any) -> bool:
 def _rarely_collected() -> Iterator[None]:
     """Let Python look for cyclic garbage less often, and not among what was there from the start."""
     before = gc.get_threshold()
-    gc.collect()
+    # Not a full collection: that takes longer than all else a worker does to start, and finds next to nothing.
+    gc.collect(1)
     gc.freeze()
     gc.set_threshold(GARBAGE, *before[1:])
     try:

@@ -100,8 +100,8 @@ class TestAnthropic(ProviderContract):
     def failing(self, code: str) -> Any:
         return self.serving(refusal(*REFUSALS[code]))
 
-    def garbage(self, body: bytes) -> Any:
-        return self.serving(Reply(body=[body]))
+    def garbage(self, body: Callable[[], bytes]) -> Any:
+        return self.serving(lambda _: Reply(body=[body()]))
 
 
 def ask(run: Run, reply: Reply, path: str = "", asked: Mapping[str, str] | None = None, **settings: Any) -> Any:

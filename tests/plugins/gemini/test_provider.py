@@ -96,8 +96,8 @@ class TestGemini(ProviderContract):
     def failing(self, code: str) -> Any:
         return self.serving(refusal(*REFUSALS[code]))
 
-    def garbage(self, body: bytes) -> Any:
-        return self.serving(Reply(body=[body]))
+    def garbage(self, body: Callable[[], bytes]) -> Any:
+        return self.serving(lambda _: Reply(body=[body()]))
 
 
 def using(run: Run, reply: Any, use: Callable[[GeminiProvider], Coroutine[Any, Any, Any]], path: str = "") -> Any:

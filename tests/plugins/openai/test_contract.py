@@ -105,8 +105,8 @@ class TestOpenAI(ProviderContract):
         error = {"message": f"no, {SECRET} is not welcome", "type": None, "param": None, "code": name}
         return self.serving(Reply.json({"error": error}, status))
 
-    def garbage(self, body: bytes) -> Any:
-        return self.serving(Reply(body=[body]))
+    def garbage(self, body: Callable[[], bytes]) -> Any:
+        return self.serving(lambda _: Reply(body=[body()]))
 
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[Case]:

@@ -69,7 +69,7 @@ class TestOllama(ProviderContract):
         return self.serving(Reply.json({"error": f"no, {KEY}"}, REFUSALS[code]))
 
     def garbage(self, body):
-        return self.serving(Reply(body=[body]))
+        return self.serving(lambda _: Reply(body=[body()]))
 
 
 def test_an_answer_may_come_cut_at_any_byte():

@@ -235,32 +235,27 @@ class ProviderContract(FileContract):
     def test_garbage_is_an_error(self, stream: bool) -> None:
         """A proxy's page, half a document, a value of the wrong type: never an exception of whatever reads it."""
 
-        async def nonsense(case: Case) -> None:
+        async def nonsense(case: Case, _: bytes) -> None:
             error = await self._error(case, stream=stream)
             assert error.message.strip(), "the error has no message"
 
-        async def perhaps(case: Case) -> None:
+        async def perhaps(case: Case, _: bytes) -> None:
             await self._read(case, stream=stream)
 
-        for body in GARBAGE.values():
-            self._in("garbage", nonsense, body)
-            self._in("garbage", nonsense, events(body))
-        for answer in self.answers:
-            for body in garbled(answer):
-                self._in("garbage", perhaps, body)
+        self._in_garbage([said for body in GARBAGE.values() for said in (body, events(body))], nonsense)
+        self._in_garbage([said for answer in self.answers for said in garbled(answer)], perhaps)
 
     def test_check_does_not_raise_at_garbage(self) -> None:
         """It may say that all is well: what it asks for may have been there."""
 
-        async def scenario(case: Case) -> None:
+        async def scenario(case: Case, _: bytes) -> None:
             try:
                 health = await case.provider.check()
             except Exception as exc:  # noqa: BLE001  Whatever it is, it is the finding.
                 pytest.fail(f"check() raised {exc!r}; it says what is wrong in the Health that it returns")
             assert health.detail.strip(), "check() gives no detail"
 
-        for body in GARBAGE.values():
-            self._in("garbage", scenario, body)
+        self._in_garbage(list(GARBAGE.values()), scenario)
 
     def test_check_tells_of_the_endpoint_without_raising(self, code: str) -> None:
         """What `deltabus check` prints: one line, whether all is well or not, and no credential."""

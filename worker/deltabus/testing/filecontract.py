@@ -177,18 +177,13 @@ class FileContract(Situations):
         had = {**_had(self.plugin), **(_OF_FILES if self._make().capabilities.files else {})}
         if not had:
             pytest.skip("the provider has none but chat")
-        for name, call in had.items():
-            for body in GARBAGE.values():
-                self._check_garbage(name, call, body)
 
-    def _check_garbage(self, name: str, call: _Call, body: bytes) -> None:
-        async def scenario(case: Case) -> None:
-            if name in _ANYTHING or is_json(body):
-                await self._outcome(name, call(case.provider))
-            else:
-                await self._failure(name, call(case.provider))
+        async def scenario(case: Case, body: bytes) -> None:
+            for name, call in had.items():
+                found = self._outcome if name in _ANYTHING or is_json(body) else self._failure
+                await found(name, call(case.provider))
 
-        self._in("garbage", scenario, body)
+        self._in_garbage(list(GARBAGE.values()), scenario)
 
     def _check_classified(self, code: str, calls: Mapping[str, _Call]) -> None:
         async def scenario(case: Case) -> None:

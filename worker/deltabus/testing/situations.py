@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import difflib
+import reprlib
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -99,8 +100,8 @@ class Situations:
         """The endpoint refuses every request in the way that the plugin is to classify as `code`."""
         raise NotImplementedError
 
-    def garbage(self, body: bytes) -> AbstractAsyncContextManager[Case]:
-        """The endpoint answers every request with a 200 and this body, as if it were what was asked for."""
+    def garbage(self, body: Callable[[], bytes]) -> AbstractAsyncContextManager[Case]:
+        """The endpoint answers every request with a 200 and what `body()` is by then, as if that had been asked for."""
         raise NotImplementedError
 
     def keeping(self) -> AbstractAsyncContextManager[Case]:
@@ -149,8 +150,14 @@ class Situations:
     def _make(self) -> Provider:
         return self.plugin("kit", self.settings())
 
-    def _in(self, situation: str, scenario: Callable[[Case], Awaitable[None]], *how: str | bytes) -> None:
-        """Run a scenario in a situation, and fail rather than hang."""
+    def _in(
+        self,
+        situation: str,
+        scenario: Callable[[Case], Awaitable[None]],
+        *how: str | Callable[[], bytes],
+        rounds: int = 1,
+    ) -> None:
+        """Run a scenario in a situation, and fail rather than hang; `rounds` is how often it may take `patience`."""
         if situation in self.exempt:
             pytest.skip(f"{situation}: {self.exempt[situation]}")
         if getattr(type(self), situation) is getattr(Situations, situation):
@@ -166,7 +173,29 @@ class Situations:
                 finally:
                     await case.provider.aclose()
 
-        _run(main(), self.patience)
+        _run(main(), self.patience * rounds)
+
+    def _in_garbage(
+        self, bodies: Sequence[bytes], scenario: Callable[[Case, bytes], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Run a scenario with each body, all with one provider: it must come out of each of them fit for the next."""
+        body = b""
+
+        async def each(case: Case) -> None:
+            nonlocal body
+            for body in bodies:
+                task = asyncio.create_task(scenario(case, body))
+                try:
+                    await asyncio.wait({task}, timeout=self.patience)
+                    if not task.done():
+                        task.cancel()
+                        pytest.fail(f"nothing happened for {self.patience:g} s (`patience`)")
+                    task.result()
+                except BaseException as exc:
+                    exc.add_note(f"The endpoint has said {reprlib.repr(body)}.")
+                    raise
+
+        self._in("garbage", each, lambda: body, rounds=len(bodies) + 1)
 
     def _needs_streaming(self, case: Case) -> None:
         if not case.provider.capabilities.streaming:
