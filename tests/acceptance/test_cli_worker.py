@@ -16,6 +16,7 @@ from rq import Queue, Worker
 from rq.job import Job
 
 from deltabus.cli import exits
+from deltabus.embedded import EmbeddedRedis
 
 Start = Callable[..., Background]
 
@@ -123,11 +124,43 @@ def test_no_worker_outlives_a_supervisor_that_is_killed(start: Start) -> None:
     worker.end()  # Its output ends when the last of its processes has ended.
 
 
-def test_the_password_of_redis_is_not_on_a_command_line(start: Start) -> None:
-    worker = start("chat", "--processes", "2")
-    for pid in pids(worker, 2):
-        with Path(f"/proc/{pid}/cmdline").open(encoding="utf-8") as file:
-            assert "redis://" not in file.read()
+def test_secrets_from_files_are_neither_on_a_command_line_nor_in_an_environment(
+    redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    with Redis.from_url(redis_server.url) as client:
+        client.acl_setuser(
+            "worker", enabled=True, passwords=["+pass-0123456789"], keys="*", channels="*", commands=["+@all"]
+        )
+    (tmp_path / "password").write_text("pass-0123456789\n")
+    (tmp_path / "key").write_text("sk-0123456789\n")
+    (tmp_path / "deltabus.toml").write_text(
+        f"""
+        redis_url = "{redis_server.url.replace("//", "//worker@")}"
+        redis_password = {{file = "password"}}
+        [providers.acme]
+        plugin = "openai"
+        base_url = "http://localhost:9"
+        api_key = {{command = ["cat", "key"]}}
+        """
+    )
+    words = [*DELTABUS, "worker", "--processes", "2"]
+    with Background(words, folder=tmp_path, environ=environ()) as worker:
+        worker.wait_for("worker started", 2)
+        for pid in [worker.process.pid, *pids(worker, 2)]:
+            for file in ("cmdline", "environ"):
+                known = Path(f"/proc/{pid}/{file}").read_bytes()
+                assert b"pass-0123456789" not in known
+                assert b"sk-0123456789" not in known
+    assert "0123456789" not in worker.said
+
+
+def test_a_url_that_an_option_gives_is_on_no_command_line_of_a_process(redis_url: str, tmp_path: Path) -> None:
+    others = {"DELTABUS_REDIS_URL": "redis://other:1", "DELTABUS_REDIS_PASSWORD": "of-the-other"}
+    words = [*DELTABUS, "--redis", redis_url, "worker", "--processes", "2"]
+    with Background(words, folder=tmp_path, environ=environ(**others)) as worker:
+        worker.wait_for("worker started", 2)
+        for pid in pids(worker, 2):
+            assert b"redis://" not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _runs(pid: int) -> bool:

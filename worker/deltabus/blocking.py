@@ -165,7 +165,7 @@ class Bus:
         if settings is None:
             from deltabus.settings import load
 
-            settings = load()
+            settings = load(run_commands=False)
         self._make = functools.partial(_async_bus(), url, queue=queue, settings=settings, client=client)
         # By process: what a forked child inherits shares the parent's sockets, and must be neither used nor closed.
         self._by_process: dict[int, AsyncBus] = {}

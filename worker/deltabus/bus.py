@@ -55,7 +55,7 @@ class AsyncBus(Functions):
         settings: Settings | None = None,
         client: redis.asyncio.Redis | None = None,
     ) -> None:
-        settings = load() if settings is None else settings
+        settings = load(run_commands=False) if settings is None else settings
         self._settings = settings if url is None else replace(settings, redis_url=url)
         self._queue = queue
         self._client = client

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from deltabus import configfile
 from deltabus.configvalue import kind, public_url
 from deltabus.errors import ConfigError
+from deltabus.secretsource import SecretSource, is_elsewhere, said
 
 #: Where no provider is configured, these variables make some, called like their plugins. They are those that the
 #: vendors' own SDKs read.
@@ -25,6 +25,9 @@ VARIABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "project": ("OPENAI_PROJECT_ID",),
     },
 }
+
+#: As images and orchestrators have it: OPENAI_API_KEY_FILE names a file that holds the key.
+FILE_SUFFIX: Final = "_FILE"
 
 #: The models of each where there are several of them; OpenAI's API has many vendors' models.
 _MODELS: Final[Mapping[str, list[str]]] = {
@@ -50,9 +53,9 @@ class ProviderSettings:
     plugin: str | None = None
     #: Model patterns (`fnmatch`) that this provider serves; the first match in file order wins.
     models: tuple[str, ...] = ("*",)
-    #: The rest of the table, for the plugin; `${NAME}` replaced. May hold secrets: never print it.
+    #: The rest of the table, for the plugin; what stands elsewhere is looked up. May hold secrets: never print it.
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    #: Why this provider cannot be used: a variable that is not set. Raised when it is asked for, so
+    #: Why this provider cannot be used: a variable, file or command that does not give its secret. Raised when it is asked for, so
     #: that the others work, and so that a producer can read the file without the workers' secrets.
     problem: str | None = None
     #: `options` for a screen: as the file has them, `${NAME}` and all, with written-out secrets masked.
@@ -61,7 +64,7 @@ class ProviderSettings:
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
 
-def read(tables: Any, environ: Mapping[str, str], file: str) -> dict[str, ProviderSettings]:
+def read(tables: Any, source: SecretSource, file: str) -> dict[str, ProviderSettings]:
     """The providers of a file, in its order.
 
     Raises:
@@ -76,11 +79,11 @@ def read(tables: Any, environ: Mapping[str, str], file: str) -> dict[str, Provid
             raise ConfigError(f"`providers.{name}` in {file} must be a table, [providers.{name}], not {kind(table)}")
         if not _PROVIDER_NAME.fullmatch(name):
             raise ConfigError(f"{where}: a provider's name is 1 to 64 letters, digits, `.`, `_` and `-`")
-        providers[name] = _provider(name, dict(table), environ, where)
+        providers[name] = _provider(name, dict(table), source, where)
     return providers
 
 
-def _provider(name: str, table: dict[str, Any], environ: Mapping[str, str], where: str) -> ProviderSettings:
+def _provider(name: str, table: dict[str, Any], source: SecretSource, where: str) -> ProviderSettings:
     plugin = table.pop("plugin", None)
     if plugin is not None and not (isinstance(plugin, str) and plugin):
         raise ConfigError(f"`plugin` of {where} must be the name of an installed plugin, not {kind(plugin)}")
@@ -91,7 +94,7 @@ def _provider(name: str, table: dict[str, Any], environ: Mapping[str, str], wher
     secrets: set[str] = set()
     problem = None
     for key, value in table.items():
-        options[key], used, wrong = configfile.expand(value, environ)
+        options[key], used, wrong = source.expand(key, value)
         # A credential is usually one that is not written out; an address in a variable is not masked.
         secrets.update(_credentials(key, options[key]), (text for text in used if "://" not in text))
         if wrong and problem is None:
@@ -107,7 +110,7 @@ def _provider(name: str, table: dict[str, Any], environ: Mapping[str, str], wher
     )
 
 
-def fallback(environ: Mapping[str, str]) -> tuple[dict[str, ProviderSettings], dict[str, str]]:
+def fallback(source: SecretSource) -> tuple[dict[str, ProviderSettings], dict[str, str]]:
     """The providers of those who configure none: one for each vendor whose variables say how, else `echo`.
 
     A server at OPENAI_BASE_URL has whatever models it has, so it is asked first.
@@ -118,9 +121,10 @@ def fallback(environ: Mapping[str, str]) -> tuple[dict[str, ProviderSettings], d
     tables: dict[str, dict[str, Any]] = {}
     sources: dict[str, str] = {}
     for plugin, options in VARIABLES.items():
-        used = {option: next(filter(environ.get, names), None) for option, names in options.items()}
+        names = {**options, "api_key": (*options["api_key"], *(name + FILE_SUFFIX for name in options["api_key"]))}
+        used = {option: next(filter(source.variables.get, known), None) for option, known in names.items()}
         if used["base_url"] or used["api_key"]:
-            tables[plugin] = {option: f"${{{variable}}}" for option, variable in used.items() if variable}
+            tables[plugin] = {option: _variable(variable) for option, variable in used.items() if variable}
             sources[plugin] = next(filter(None, used.values()))
     if "base_url" in tables.get("openai", {}):
         tables = {"openai": tables.pop("openai"), **tables}
@@ -130,11 +134,16 @@ def fallback(environ: Mapping[str, str]) -> tuple[dict[str, ProviderSettings], d
         plugin: _provider(
             plugin,
             {"plugin": plugin, "models": _MODELS[plugin] if len(tables) > 1 else ["*"], **table},
-            environ,
+            source,
             "the environment",
         )
         for plugin, table in tables.items()
     }, sources
+
+
+def _variable(name: str) -> Any:
+    """The value of a variable, or of the file that it names, as a table has it."""
+    return {"file": f"${{{name}}}"} if name.endswith(FILE_SUFFIX) else f"${{{name}}}"
 
 
 def _credentials(key: str, value: Any) -> Iterator[str]:
@@ -167,6 +176,8 @@ def _shown(key: str, value: Any) -> str:
             return "***"
         case str() if "://" in value:
             return public_url(value)
+        case dict() if is_elsewhere(value) and key != "headers":
+            return said(value)
         case dict():
             return ", ".join(f"{inner}={_shown(f'{key}.{inner}', item)}" for inner, item in value.items())
         case list():

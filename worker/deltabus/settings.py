@@ -2,14 +2,15 @@
 
 What is set where, the later over the earlier: the defaults below, the file, the environment. A field
 `concurrency` is the key `concurrency` of the file and the variable `DELTABUS_CONCURRENCY`; a list is
-comma-separated there. Providers are tables of the file::
+comma-separated there. Where Redis is, and its password, may also stand in a file that a variable names
+(`DELTABUS_REDIS_URL_FILE`, `DELTABUS_REDIS_PASSWORD_FILE`) or elsewhere (`secretsource`). Providers are tables of the file::
 
     concurrency = 500
 
     [providers.acme-eu]
     plugin = "acme"              # default: the plugin of the table's own name, else "openai"
     models = ["acme-*"]          # default: every model
-    api_key = "${ACME_KEY}"      # this and all other keys are the plugin's
+    api_key = {file = "/run/secrets/acme"}    # this and all other keys are the plugin's
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from deltabus import configfile, providertable
 from deltabus.configvalue import kind, public_url
 from deltabus.errors import ConfigError
-from deltabus.providertable import ProviderSettings
+from deltabus.providertable import FILE_SUFFIX, ProviderSettings
+from deltabus.secretsource import SecretSource, is_elsewhere
 
 __all__ = ["ENVIRONMENT_PREFIX", "ProviderSettings", "Setting", "Settings", "load"]
 
@@ -37,6 +39,9 @@ ENVIRONMENT_PREFIX: Final = "DELTABUS_"
 
 #: Fields that only one variable of another program's sets, so that we agree with that program.
 _FOREIGN: Final[Mapping[str, str]] = {"rq_key_prefix": "RQ_KEY_PREFIX"}
+
+#: What may stand in a file that a variable names, or elsewhere as `secretsource` says.
+_SECRET: Final = ("redis_url", "redis_password")
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "after_delta": ("restart", "fail"),
@@ -188,12 +193,14 @@ class Settings:
 _DEFAULTS: Final[Mapping[str, Any]] = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
 
 
-def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, run_commands: bool = True) -> Settings:
     """Read the configuration, once, at the door of a process.
 
     Args:
         path: the file; None: what $DELTABUS_CONFIG names, else ./deltabus.toml if there is one.
         environ: the environment; None: the process' own.
+        run_commands: whether commands are run that print the providers' secrets. Who uses no provider has them
+            left alone; those providers then have a `problem`.
 
     Raises:
         ConfigError: the message names the file and line, or the key or variable, and the fix.
@@ -201,37 +208,51 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     environ = os.environ if environ is None else environ
     file = configfile.find(path, environ)
     table = configfile.read(file) if file else {}
+    folder = file.parent if file else Path()
     tables = table.pop("providers", {})
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for key, value in table.items():
-        values[key] = _from_file(key, value, environ, str(file))
+        values[key] = _from_file(key, value, SecretSource(environ, folder), str(file))
         sources[key] = str(file)
-    for name, variable in _variables(environ):
-        values[name] = _from_variable(name, variable, environ[variable])
+    variables = list(_variables(environ))
+    if any(name == "redis_url" for name, _ in variables):
+        values.pop("redis_password", None)  # it is that of the URL in the file, and no other server's
+    for name, variable in variables:
+        values[name] = _from_variable(name, variable, environ)
         sources[name] = variable
-    providers = providertable.read(tables, environ, str(file))
+    if (password := values.pop("redis_password", None)) is not None:
+        url = values.get("redis_url", _DEFAULTS["redis_url"])
+        values["redis_url"] = _with_password(url, password, sources.pop("redis_password"))
+    source = SecretSource(environ, folder, run_commands)
+    providers = providertable.read(tables, source, str(file))
     origins = dict.fromkeys(providers, str(file))
     if not providers:
-        providers, origins = providertable.fallback(environ)
+        providers, origins = providertable.fallback(source)
     sources |= {f"providers.{name}": origin for name, origin in origins.items()}
     return Settings(**values, providers=providers, sources=sources)
 
 
-def _from_file(key: str, value: Any, environ: Mapping[str, str], file: str) -> Any:
+def _from_file(key: str, value: Any, source: SecretSource, file: str) -> Any:
     if key in _FOREIGN:
         raise ConfigError(
             f"`{key}` in {file} has no effect on RQ; set the environment variable {_FOREIGN[key]} instead"
         )
-    if key not in _DEFAULTS:
-        near = difflib.get_close_matches(key, [*_DEFAULTS, "providers"], n=1)
+    if key not in {*_DEFAULTS, *_SECRET}:
+        near = difflib.get_close_matches(key, [*_DEFAULTS, *_SECRET, "providers"], n=1)
         hint = (
             f"did you mean `{near[0]}`?" if near else f"there are {', '.join(sorted(_DEFAULTS))} and [providers.NAME]"
         )
         raise ConfigError(f"unknown key `{key}` in {file}; {hint}")
-    value, _, problems = configfile.expand(value, environ)
-    if problems:
-        raise ConfigError(f"`{key}` in {file}: {problems[0]}")
+    if key in _SECRET and is_elsewhere(value):
+        try:
+            value = source.read(value)
+        except ConfigError as exc:
+            raise ConfigError(f"`{key}` in {file}: {exc}") from exc
+    else:
+        value, _, problems = configfile.expand(value, source.variables)
+        if problems:
+            raise ConfigError(f"`{key}` in {file}: {problems[0]}")
     if isinstance(value, list):
         value = tuple(value)
     elif key in _CHOICES and isinstance(value, str):
@@ -241,28 +262,48 @@ def _from_file(key: str, value: Any, environ: Mapping[str, str], file: str) -> A
     return value
 
 
+def _with_password(url: str, password: str, where: str) -> str:
+    """A Redis URL with a password that stood by itself."""
+    parts = urlsplit(url)
+    if parts.password or parse_qs(parts.query).get("password"):
+        raise ConfigError(f"the Redis URL has a password, and `redis_password` ({where}) is another: keep one of them")
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.rstrip(':')}:{quote(password, safe='')}@{host}"))
+
+
 def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Fields and the variables that set them; an empty variable counts as one that is not set."""
-    names = {ENVIRONMENT_PREFIX + name.upper(): name for name in _DEFAULTS if name not in _FOREIGN}
+    names = {ENVIRONMENT_PREFIX + name.upper(): name for name in [*_DEFAULTS, *_SECRET] if name not in _FOREIGN}
+    files = {ENVIRONMENT_PREFIX + name.upper() + FILE_SUFFIX: name for name in _SECRET}
+    for variable, name in files.items():
+        if environ.get(variable) and environ.get(variable.removesuffix(FILE_SUFFIX)):
+            raise ConfigError(
+                f"{variable.removesuffix(FILE_SUFFIX)} and {variable} both set `{name}`: keep one of them"
+            )
     for variable in environ:
         # Kubernetes invents DELTABUS_PORT and the like for a service called `deltabus`: only what looks
         # like a slip of the pen is one.
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in {*names, configfile.VARIABLE}:
-            near = difflib.get_close_matches(variable, names, n=1, cutoff=0.85)
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in {*names, *files, configfile.VARIABLE}:
+            near = difflib.get_close_matches(variable, [*names, *files], n=1, cutoff=0.85)
             if near:
                 raise ConfigError(f"unknown environment variable {variable}; did you mean {near[0]}?")
     foreign = {variable: name for name, variable in _FOREIGN.items()}
     # REDIS_URL is what hosting platforms set; our own variable comes later and wins.
-    for variable, name in {"REDIS_URL": "redis_url", **foreign, **names}.items():
+    for variable, name in {"REDIS_URL": "redis_url", **foreign, **names, **files}.items():
         if environ.get(variable):
             yield name, variable
 
 
-def _from_variable(name: str, variable: str, text: str) -> Any:
-    default = _DEFAULTS[name]
-    value: Any = text.strip()
+def _from_variable(name: str, variable: str, environ: Mapping[str, str]) -> Any:
+    default = _DEFAULTS.get(name, "")
+    value: Any = environ[variable].strip()
+    if name in _SECRET and variable.endswith(FILE_SUFFIX):
+        try:
+            value = SecretSource(environ).file(value)
+        except ConfigError as exc:
+            raise ConfigError(f"environment variable {variable}: {exc}") from exc
     if isinstance(default, tuple):
-        value = tuple(part.strip() for part in text.split(",") if part.strip())
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
     elif name in _CHOICES:
         value = value.lower()
     elif isinstance(default, int | float):
@@ -275,7 +316,7 @@ def _from_variable(name: str, variable: str, text: str) -> Any:
 
 def _problem(name: str, value: Any) -> str | None:
     """What is wrong with the value of a field, as the rest of a sentence; never the value of a secret."""
-    default = _DEFAULTS[name]
+    default = _DEFAULTS.get(name, "")
     match default:
         case tuple():
             if not isinstance(value, tuple) or not all(isinstance(item, str) and item.strip() for item in value):

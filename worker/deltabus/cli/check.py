@@ -59,7 +59,7 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="Print one object: ok, settings, findings.")
 @pass_session
 def check(session: Session, *, show_all: bool, as_json: bool) -> int:
-    settings = session.settings
+    settings = session.worker_settings
     screen = Screen()
     code = exits.DONE
     findings: list[Finding] = []

@@ -22,12 +22,20 @@ class Session:
 
     @cached_property
     def settings(self) -> Settings:
-        """The configuration, with what the options say on top.
+        """The configuration, with what the options say on top. Providers' secrets that a command prints are not in it.
 
         Raises:
             ConfigError: it does not work as written.
         """
-        settings = load(self.config)
+        return self._load(run_commands=False)
+
+    @cached_property
+    def worker_settings(self) -> Settings:
+        """The same for who talks to providers: commands that print their secrets have run."""
+        return self._load(run_commands=True)
+
+    def _load(self, *, run_commands: bool) -> Settings:
+        settings = load(self.config, run_commands=run_commands)
         if self.redis is None:
             return settings
         return replace(settings, redis_url=self.redis, sources={**settings.sources, "redis_url": "--redis"})

@@ -129,7 +129,7 @@ def providers(session: Session, *, check: bool, as_json: bool) -> int:
     screen = Screen()
     if check:
         screen.wait("asking the providers")
-    found = entries(session.settings, check=check)
+    found = entries(session.worker_settings if check else session.settings, check=check)
     if as_json:
         screen.json([asdict(entry) for entry in found])
     else:

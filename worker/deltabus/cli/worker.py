@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +16,9 @@ from deltabus.cli.server import connect
 
 if TYPE_CHECKING:
     from deltabus.settings import Settings
+
+#: Variables that do not go with a URL that an option gives.
+_OF_ANOTHER_REDIS: Final = ("DELTABUS_REDIS_URL_FILE", "DELTABUS_REDIS_PASSWORD", "DELTABUS_REDIS_PASSWORD_FILE")
 
 HELP = """Work on queues: run chat tasks, hundreds at once in each process.
 
@@ -54,7 +57,8 @@ def worker(
     max_jobs: int | None,
     supervised: bool,
 ) -> int:
-    settings = session.settings
+    # A supervisor talks to no provider; each of its processes looks secrets up for itself, when it starts.
+    settings = session.worker_settings if processes == 1 else session.settings
     if queues:
         settings = replace(settings, queues=queues)
     if concurrency is not None:
@@ -77,13 +81,17 @@ def worker(
 def command(session: Session, settings: Settings, *options: str) -> tuple[list[str], Mapping[str, str]]:
     """Command and environment of a worker process that ends with this one.
 
-    The URL goes by the environment: a command line, with its password, is for everybody to see.
+    It finds Redis as this one did, so that no password is handed on, and a new one is found after a restart. A URL that
+    an option gave goes by the environment: a command line, with its password, is for everybody to see.
     """
     config = ["--config", str(session.config)] if session.config else []
     queues = [*settings.queues, "--concurrency", str(settings.concurrency)]
     # -P: the working directory is no place to import from.
     words = [sys.executable, "-P", "-m", "deltabus.cli", *config, "worker", *queues, "--supervised", *options]
-    return words, {**os.environ, "DELTABUS_REDIS_URL": settings.redis_url}
+    if session.redis is None and settings.redis_url == session.settings.redis_url:
+        return words, dict(os.environ)
+    kept = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REDIS}
+    return words, {**kept, "DELTABUS_REDIS_URL": settings.redis_url}
 
 
 def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | None, supervised: bool) -> int:
