@@ -128,9 +128,7 @@ def test_secrets_from_files_are_neither_on_a_command_line_nor_in_an_environment(
     redis_server: EmbeddedRedis, tmp_path: Path
 ) -> None:
     with Redis.from_url(redis_server.url) as client:
-        client.acl_setuser(
-            "worker", enabled=True, passwords=["+pass-0123456789"], keys="*", channels="*", commands=["+@all"]
-        )
+        client.execute_command("ACL", "SETUSER", "worker", "on", ">pass-0123456789", "~*", "&*", "+@all")
     (tmp_path / "password").write_text("pass-0123456789\n")
     (tmp_path / "key").write_text("sk-0123456789\n")
     (tmp_path / "deltabus.toml").write_text(

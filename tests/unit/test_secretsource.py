@@ -283,5 +283,5 @@ def test_a_file_that_may_not_be_read_says_how_to_mend_it(load, tmp_path, monkeyp
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(ConfigError, match="may not read .*: give it to the user that runs this"):
+    with pytest.raises(ConfigError, match=r"may not read .*: give it to the user that runs this"):
         settings.load(environ={"DELTABUS_REDIS_URL_FILE": str(tmp_path / "url")})

@@ -55,8 +55,8 @@ class ProviderSettings:
     models: tuple[str, ...] = ("*",)
     #: The rest of the table, for the plugin; what stands elsewhere is looked up. May hold secrets: never print it.
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    #: Why this provider cannot be used: a variable, file or command that does not give its secret. Raised when it is asked for, so
-    #: that the others work, and so that a producer can read the file without the workers' secrets.
+    #: Why this provider cannot be used: a variable, file or command that does not give its secret. Raised when it is
+    #: asked for, so that the others work, and so that a producer can read the file without the workers' secrets.
     problem: str | None = None
     #: `options` for a screen: as the file has them, `${NAME}` and all, with written-out secrets masked.
     shown: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from deltabus import configfile
 from deltabus.configvalue import kind
@@ -36,7 +36,7 @@ COMMAND_TIMEOUT: Final = 30.0
 LARGEST: Final = 64 * 1024
 
 
-def is_elsewhere(value: Any) -> bool:
+def is_elsewhere(value: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a value of the file says where it stands rather than being it."""
     return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in WAYS
 

@@ -3,7 +3,8 @@
 What is set where, the later over the earlier: the defaults below, the file, the environment. A field
 `concurrency` is the key `concurrency` of the file and the variable `DELTABUS_CONCURRENCY`; a list is
 comma-separated there. Where Redis is, and its password, may also stand in a file that a variable names
-(`DELTABUS_REDIS_URL_FILE`, `DELTABUS_REDIS_PASSWORD_FILE`) or elsewhere (`secretsource`). Providers are tables of the file::
+(`DELTABUS_REDIS_URL_FILE`, `DELTABUS_REDIS_PASSWORD_FILE`) or elsewhere (`secretsource`). Providers are tables
+of the file::
 
     concurrency = 500
 
