@@ -23,6 +23,7 @@ from deltabus.errors import BusUnavailable, CancelRequested, DeltabusError, Fenc
 from deltabus.events import Progress, Retrying, Terminal
 from deltabus.scripts import APPEND, RENEW, SEAL
 from deltabus.settings import Settings
+from deltabus.telemetry import Watch
 
 #: Seconds for which a log outlives its last renewal at least: a task may wait that long for its next attempt.
 RUNNING_TTL: Final = 24 * 3600
@@ -125,6 +126,7 @@ class Attempt:
         "number",
         "snapshot",
         "task",
+        "watch",
     )
 
     def __init__(
@@ -140,6 +142,8 @@ class Attempt:
         #: Set by whoever streams: chunks (JSON) that accumulate to everything written so far. It must know a chunk
         #: before the chunk is written. Without it, the log is neither bounded nor mended with more than a marker.
         self.snapshot: Callable[[], Sequence[bytes]] | None = None
+        #: Who is told of deltas and appends.
+        self.watch: Watch | None = None
         #: Redis lost the log, all of it or its end, and it was or is being mended.
         self.log_was_lost = False
         self._commit = commit
@@ -171,6 +175,8 @@ class Attempt:
             raise self._over
         if self._is_full:
             raise PayloadTooLarge(f"the task has streamed more than {self._limit} bytes (`max_log_bytes`)")
+        if self.watch is not None:
+            self.watch.delta()
         self._pending.append(chunk)
         self._size += len(chunk)
         self._submit()
@@ -238,6 +244,8 @@ class Attempt:
     def _submit(self) -> None:
         if not self._busy and (self._pending or self._mend) and self._over is None:
             self._busy = True
+            if self.watch is not None:
+                self.watch.submit()
             self._commit.submit(self)
 
     # What the commit asks and answers: see `deltabus.commit.Item`.
@@ -258,6 +266,8 @@ class Attempt:
         """What became of it."""
         self._busy = False
         if self._over is None and self._took(reply):
+            if self.watch is not None:
+                self.watch.land()
             self._land()
         self._submit()
 

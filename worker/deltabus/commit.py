@@ -33,6 +33,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from deltabus import telemetry
 from deltabus.errors import BusUnavailable
 from deltabus.outage import Outage
 from deltabus.scripts import Script
@@ -163,6 +164,7 @@ class GroupCommit:
             answer is given half of it, and the other half on a new connection.
         outage: is told when Redis is away; by default, without `patience`, one of its own.
         reply_timeout: seconds instead of `REPLY_TIMEOUT`.
+        line: what it carries, as observers call it.
     """
 
     def __init__(
@@ -173,7 +175,10 @@ class GroupCommit:
         patience: float | None = None,
         outage: Outage | None = None,
         reply_timeout: float | None = None,
+        line: str = "other",
     ) -> None:
+        self._line = line
+        self._was_connected = False
         self._connection = own_connection(client)
         self._address = address(client)
         self._scripts = scripts
@@ -299,6 +304,9 @@ class GroupCommit:
             if not connection.is_connected:
                 await connection.connect()
                 self._scripts_loaded = False
+                if self._was_connected:
+                    telemetry.observer().reconnected(self._line)
+                self._was_connected = True
             if not self._scripts_loaded:
                 for script in self._scripts:
                     await connection.send_command("SCRIPT LOAD", script.source)

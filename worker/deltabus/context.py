@@ -52,8 +52,19 @@ class Context:
                 "`attachments` go with the messages of a chat; a file for this task goes into `request.source`",
                 param="attachments",
             )
+        return self.resolve()[1]
+
+    def resolve(self) -> tuple[str, Provider]:
+        """Who is to do it, and under which name it is configured.
+
+        Raises:
+            UnknownProvider: there is none.
+        """
         model = self.envelope.request.get("model")
-        return self.registry.resolve(self.envelope.provider, model if isinstance(model, str) else None)
+        name = self.registry.choose(self.envelope.provider, model if isinstance(model, str) else None)
+        if self.attempt.watch is not None:
+            self.attempt.watch.provider = name
+        return name, self.registry.resolve(name, None)
 
     def request(self, shape: type[R], /, **fields: Any) -> R:
         """A request for a provider, of that shape, with what every request of this attempt has."""

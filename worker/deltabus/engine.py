@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
 
-from deltabus import answers, events
+from deltabus import answers, events, telemetry
 from deltabus import envelope as envelopes
 from deltabus.context import Context
 from deltabus.depot import Depot
@@ -32,6 +33,7 @@ from deltabus.registry import Registry
 from deltabus.retry import Fail, Policy, Retry, decide
 from deltabus.run import Ending, HandBack, HandedBack, LeftToRQ, Parked, Run
 from deltabus.settings import Settings
+from deltabus.telemetry import Watch
 from deltabus.temporary import TemporaryFiles
 
 T = TypeVar("T")
@@ -48,6 +50,19 @@ class _TryAgain:
     delay: float
 
 
+#: What an attempt's end is called: see `Observer.ended`.
+_ENDINGS: Final[Mapping[type, str]] = {
+    Completed: "completed",
+    Failed: "failed",
+    Cancelled: "cancelled",
+    _TryAgain: "retrying",
+    Parked: "parked",
+    LeftToRQ: "left_to_rq",
+    HandedBack: "handed_back",
+    NoneType: "lost",
+}
+
+
 class Engine:
     """Runs attempts; one for a process."""
 
@@ -59,6 +74,7 @@ class Engine:
         self._depot = depot
         self._temporary = temporary
         self._settings = settings
+        self._observer = telemetry.observer()
         self._attempts: set[Attempt] = set()
 
     async def renew(self) -> None:
@@ -98,6 +114,7 @@ class Engine:
         """
         try:
             await self._seal(run, _signed(run, event))
+            self._observer.settled(run.watch or Watch(run.task, run.queue, 0, run.worker), event)
         except Sealed as sealed:
             return _ending(sealed)
         except Internal as refused:
@@ -123,6 +140,7 @@ class Engine:
         ends_at = _limit(run, envelope)
         attempt = await self._begin(run, envelope)
         run.begun, run.attempts = True, attempt.number
+        run.watch = attempt.watch = watch = Watch(run.task, run.queue, attempt.number, run.worker, envelope)
         context = Context(
             task=run.task,
             envelope=envelope,
@@ -135,13 +153,19 @@ class Engine:
             again=attempt.number > 1,
         )
         self._attempts.add(attempt)
+        ending = None
+        token = telemetry.attend(watch)
         try:
-            return await self._record(run, attempt, await self._perform(run, context))
+            self._observer.begun(watch)
+            ending = await self._record(run, attempt, await self._perform(run, context))
         except Fenced:
             attempt.abandon()
             raise
         finally:
             self._attempts.discard(attempt)
+            self._observer.ended(watch, _ENDINGS[type(ending)])
+            telemetry.leave(token)
+        return ending
 
     async def _begin(self, run: Run, envelope: Envelope, *, reopen: bool = False) -> Attempt:
         try:
@@ -187,8 +211,9 @@ class Engine:
             now=time.time(),
             deadline=min(_deadline(context.envelope), run.ends_at),
         )
+        if run.watch is not None:
+            self._observer.failed(run.watch, error, None if isinstance(decision, Fail) else decision.delay)
         if isinstance(decision, Fail):
-            log.info("attempt failed", task=run.task, code=error.code, retry=False, why=decision.why)
             if run.rq_retries_in is not None:
                 return LeftToRQ(error.info)
             limit = self._settings.max_answer_bytes
@@ -196,7 +221,6 @@ class Engine:
             return Failed(task=run.task, at=time.time(), error=error.info, partial=partial)
         run.failures += 1
         context.again = True
-        log.info("attempt failed", task=run.task, code=error.code, retry=True, seconds=round(decision.delay, 3))
         if streamed or context.told or self._is_parked(run, decision.delay):
             return _TryAgain(error.info, decision.delay)
         return decision
@@ -219,6 +243,8 @@ class Engine:
         """Write the end of the attempt to the log."""
         if isinstance(verdict, Terminal):
             await attempt.seal(_signed(run, verdict))
+            if run.watch is not None:
+                self._observer.settled(run.watch, verdict)
             return verdict
         now = time.time()
         if isinstance(verdict, HandBack):
@@ -245,6 +271,8 @@ async def _call(run: Run, context: Context) -> Any:
         CancelRequested, Fenced, Sealed: what it met when it wrote to the log.
     """
     limit = asyncio.timeout(max(0.0, context.ends_at - time.time()))
+    if run.watch is not None:
+        run.watch.call()
     try:
         async with limit:
             result = await run.handler(context)

@@ -24,6 +24,7 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import JOB_ID_PATTERN, Job
 from rq.suspension import WORKERS_SUSPENDED
 
+from deltabus import telemetry
 from deltabus.scripts import PUT_BACK, TAKE
 
 #: Seconds that one blocked wait lasts before it is renewed.
@@ -184,6 +185,7 @@ class _Wait:
     def __init__(self, redis: Redis) -> None:
         self._connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._client_id: int | None = None
+        self._was_connected = False
 
     async def run(self, source: str, target: str, *, moves: bool) -> bytes | None:
         """BLMOVE; the id of a job that was moved, None where it was only seen or nothing came."""
@@ -191,6 +193,9 @@ class _Wait:
         try:
             if self._client_id is None:
                 await connection.connect()
+                if self._was_connected:
+                    telemetry.observer().reconnected("queue")
+                self._was_connected = True
                 await connection.send_command("CLIENT", "ID")
                 self._client_id = int(await connection.read_response())
             await connection.send_command("BLMOVE", source, target, "LEFT", "RIGHT" if moves else "LEFT", BLOCK)

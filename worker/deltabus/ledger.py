@@ -82,7 +82,7 @@ class Ledger:
         self._worker_key = worker_key
         self._failure_ttl = failure_ttl
         self._lease = lease
-        self._commit = GroupCommit(redis, [BOOK], outage=outage, reply_timeout=lease)
+        self._commit = GroupCommit(redis, [BOOK], outage=outage, reply_timeout=lease, line="records")
 
     async def start(self, job: BusJob, queue_key: str) -> tuple[Outcome, Execution]:
         """Take a job out of the intermediate list and record that it runs.

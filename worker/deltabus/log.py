@@ -50,7 +50,7 @@ class Log:
         reply_timeout: float | None = None,
     ) -> None:
         self._settings = settings
-        self._commit = GroupCommit(redis, LOG, outage=outage, reply_timeout=reply_timeout)
+        self._commit = GroupCommit(redis, LOG, outage=outage, reply_timeout=reply_timeout, line="log")
 
     async def begin(
         self,

@@ -5,6 +5,8 @@ Modules write with `structlog.get_logger()` and bind the task once, for everythi
     with structlog.contextvars.bound_contextvars(task=task_id):
         ...
 
+A line that is written for an attempt names its task, attempt, queue and provider without that: see `telemetry.watch`.
+
 The lines of libraries, which use `logging`, come out in the same form. Whatever a line says, the
 configured secrets in it are masked last of all; tracebacks come without local variables.
 """
@@ -21,6 +23,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
+from deltabus import telemetry
 from deltabus.settings import Settings
 
 #: Libraries that write a line for each request, with its URL, at INFO.
@@ -38,6 +41,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     console = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
     both: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _of_attempt,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -100,6 +104,17 @@ def _json() -> list[Processor]:
         _ordered,
         structlog.processors.JSONRenderer(serializer=_encode),
     ]
+
+
+def _of_attempt(_: Any, __: str, line: EventDict) -> EventDict:
+    """Say for which attempt the line was written, where it was for one."""
+    if (watch := telemetry.watch()) is not None:
+        line.setdefault("task", watch.task)
+        line.setdefault("attempt", watch.attempt)
+        line.setdefault("queue", watch.queue)
+        if watch.provider:
+            line.setdefault("provider", watch.provider)
+    return line
 
 
 def _ordered(_: Any, __: str, line: EventDict) -> EventDict:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from deltabus import telemetry
+
 #: Seconds after which an outage that lasts is worth another line.
 REMINDER: Final = 60.0
 
@@ -37,6 +39,7 @@ class Outage:
         """`duty` is not served, and tries again. To be called at each try."""
         now = self._clock()
         if not self._met_by:
+            telemetry.observer().outage(away=True)
             self._since = self._said = now
             _log.warning("Redis at %s is away, trying until it is back: %s", self._address, _words(reason))
         elif now - self._said >= REMINDER:
@@ -51,6 +54,7 @@ class Outage:
             return
         self._met_by.discard(duty)
         if not self._met_by:
+            telemetry.observer().outage(away=False)
             _log.info("Redis at %s is back after %.1f s", self._address, self._clock() - self._since)
 
 

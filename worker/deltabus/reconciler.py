@@ -33,7 +33,7 @@ from rq.job import Job, JobStatus
 from rq.utils import utcformat, utcparse
 from rq.worker_registration import REDIS_WORKER_KEYS
 
-from deltabus import keys
+from deltabus import keys, telemetry
 from deltabus.attempt import RUNNING_TTL
 from deltabus.commit import GroupCommit
 from deltabus.errors import BusError, Fenced, Internal, Sealed, TaskNotFound, UnknownTask
@@ -258,6 +258,7 @@ class Reconciler:
             keys.WORKERS,
         ]
         if await self._adopt(keys=names, args=[job.task, RQ_KEY_PREFIX, job.status]):
+            telemetry.observer().recovered(1, "nobodys")
             log.warning("requeued a job that was nobody's", task=job.task, queue=job.queue, status=job.status)
 
     async def _settle(self, job: _Glimpse) -> None:

@@ -28,7 +28,7 @@ from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
 from rq.utils import utcformat
 from rq.worker_registration import REDIS_WORKER_KEYS
 
-from deltabus import keys
+from deltabus import keys, telemetry
 from deltabus.scripts import PUT_BACK, REAP, RELEASE
 
 log = structlog.get_logger("deltabus.recovery")
@@ -106,6 +106,7 @@ class Recovery:
         if not good:
             self._held_since = time.monotonic()
         if requeued:
+            telemetry.observer().recovered(len(requeued), "worker_lost")
             log.warning("requeued jobs that nobody was running any more", jobs=len(requeued))
         for name in buried:
             log.warning("a worker's lease ran out", lost=name.decode(errors="replace"))
@@ -141,6 +142,7 @@ class Recovery:
             job_id = entry[1].decode(errors="replace")
             first_seen = IntermediateQueue(queue_key, self._redis).get_first_seen_key(job_id)  # type: ignore[arg-type]
             if await self._put_back(keys=[intermediate, queue_key, first_seen], args=[job_id]):
+                telemetry.observer().recovered(1, "never_started")
                 log.warning("requeued a job that was taken and never started", task=job_id)
 
 

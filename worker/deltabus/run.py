@@ -10,6 +10,7 @@ from typing import Any
 from deltabus.context import Handler
 from deltabus.errors import DeltabusError, ErrorInfo
 from deltabus.events import Terminal
+from deltabus.telemetry import Watch
 
 
 class HandBack(DeltabusError):
@@ -71,6 +72,8 @@ class Run:
     begun: bool = False
     #: Number of the newest attempt of this run, which is how many the task has had; None: none has begun.
     attempts: int | None = None
+    #: Of the newest attempt.
+    watch: Watch | None = None
     interrupted: DeltabusError | None = None
     #: What `interrupt` cancels: set while the run may be interrupted.
     runner: asyncio.Task[Any] | None = None

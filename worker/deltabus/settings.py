@@ -55,10 +55,11 @@ _COUNTED: Final[Mapping[str, str]] = {
     "concurrency": "attempts at once",
     "max_deliveries": "deliveries",
     "max_retries": "retries",
+    "task_lines": "log lines a second",
 }
 
 #: Fields of which 0 makes sense; every other number must be above it.
-_MAY_BE_ZERO: Final = frozenset({"drain_timeout", "max_retries", "park_after", "retry_delay"})
+_MAY_BE_ZERO: Final = frozenset({"drain_timeout", "max_retries", "park_after", "retry_delay", "task_lines"})
 
 #: Fields of which -1 means for ever, as it does to RQ.
 _MAY_BE_FOREVER: Final = frozenset({"result_ttl", "failure_ttl"})
@@ -144,6 +145,9 @@ class Settings:
     log_level: str = "info"
     #: `console`, `json`, or `auto`: console on a terminal.
     log_format: str = "auto"
+    #: Log lines a second about single tasks, in each process; beyond them, tasks are summed up in one line now and
+    #: then. 0: sums alone.
+    task_lines: int = 20
     #: Prefix of RQ's keys. RQ reads it from RQ_KEY_PREFIX, so that variable alone sets it here.
     rq_key_prefix: str = "rq"
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)

@@ -13,6 +13,7 @@ import structlog
 from redis.exceptions import RedisError
 from rq.worker.base import DequeueStrategy, WorkerStatus
 
+from deltabus import telemetry
 from deltabus.depot import Depot
 from deltabus.engine import Engine
 from deltabus.errors import ConfigError
@@ -68,6 +69,7 @@ class Shift:
         self._burst = burst
         self._max_jobs = max_jobs
         self._max_idle_time = max_idle_time
+        self._observer = telemetry.observer()
         self._slots: dict[asyncio.Task[None], Slot] = {}
         self._taken = 0
         self._slot_freed = asyncio.Event()
@@ -82,6 +84,7 @@ class Shift:
         """Drain; asked again, leave at once. Called on the loop, by signals and commands."""
         if not self._stop.is_set():
             log.info("draining", running=len(self._slots), seconds=self._settings.drain_timeout)
+            self._observer.draining()
             self._stop_asked_at = time.monotonic()
             self._stop.set()
             self._slot_freed.set()
@@ -100,7 +103,9 @@ class Shift:
         """Work; returns how many jobs were taken."""
         async with self._tools():
             async with self._vigil.kept(self._stop):
+                self._observer.started(self._settings.concurrency)
                 await self._take_jobs()
+                self._observer.draining()
                 await self._drain()
             if not self.abandoned:
                 with contextlib.suppress(RedisError, OSError):  # its turn runs out by itself
@@ -156,7 +161,7 @@ class Shift:
                 outage=worker.outage,
             )
             stack.push_async_callback(self._reconciler.aclose)
-            _make_providers(registry)
+            self._make_providers(registry)
             self._vigil = Vigil(
                 worker,
                 redis,
@@ -206,6 +211,7 @@ class Shift:
             return True
         taken = await self._intake.take(room)
         self._worker.outage.is_over_for("take")
+        self._observer.suspended(self._intake.suspended)
         if not taken and self._burst:
             if not busy or self._intake.suspended:
                 return False
@@ -243,12 +249,14 @@ class Shift:
         slot = Slot(self._station, taken)
         task = asyncio.create_task(slot.process())
         self._slots[task] = slot
+        self._observer.taken(taken.queue, len(self._slots))
         task.add_done_callback(self._free)
         if self._worker.dequeue_strategy != DequeueStrategy.DEFAULT:
             self._intake.reorder(self._worker.order_after(taken.queue))
 
     def _free(self, task: asyncio.Task[None]) -> None:
         self.abandoned += self._slots.pop(task).stranded
+        self._observer.freed(len(self._slots))
         self._idle_since = time.monotonic()
         self._slot_freed.set()
 
@@ -285,11 +293,13 @@ class Shift:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._leave.wait(), self._settings.drain_timeout)
 
-
-def _make_providers(registry: Registry) -> None:
-    """Import the plugins before there is work, which they would hold up; a broken one fails only its own tasks."""
-    for name in registry.names:
-        try:
-            registry.provider(name)
-        except ConfigError as exc:
-            log.error("a provider cannot be used", provider=name, error=str(exc))  # noqa: TRY400 # no traceback
+    def _make_providers(self, registry: Registry) -> None:
+        """Import the plugins before there is work, which they would hold up; a broken one fails only its own tasks."""
+        for name in registry.names:
+            problem = None
+            try:
+                registry.provider(name)
+            except ConfigError as exc:
+                problem = str(exc)
+                log.error("a provider cannot be used", provider=name, error=problem)  # noqa: TRY400 # no traceback
+            self._observer.provider(name, problem)

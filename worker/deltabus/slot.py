@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from rq.executions import Execution
 from rq.rate_limit import release_slot
 
-from deltabus import jobs
+from deltabus import jobs, telemetry
 from deltabus.context import Context
 from deltabus.engine import Engine
 from deltabus.errors import (
@@ -147,6 +147,7 @@ class Slot:
                 return
             await self._book(await self._perform(), self.execution)
         except Fenced:
+            telemetry.observer().fenced(self.task)
             log.warning("fenced: a newer attempt owns this task; nothing is recorded", task=self.task)
             await self._give_up()
         except Exception:

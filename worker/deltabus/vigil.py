@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from rq.job import JobStatus
 from rq.worker.base import WorkerStatus
 
-from deltabus import keys
+from deltabus import keys, telemetry
 from deltabus.engine import Engine
 from deltabus.ledger import EXECUTION_TTL, Ledger
 from deltabus.outage import Outage
@@ -180,10 +180,14 @@ class Vigil:
 
     async def _listen(self) -> None:
         """Commands to this worker, and cancels to anybody. What is lost while Redis is away, heartbeats find."""
+        was_connected = False
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
                     await pubsub.subscribe(self._worker.pubsub_channel_name, keys.CANCEL_CHANNEL)
+                    if was_connected:
+                        telemetry.observer().reconnected("commands")
+                    was_connected = True
                     await self._hear(pubsub)
             except (RedisError, OSError) as exc:
                 self._outage.meets("commands", exc)

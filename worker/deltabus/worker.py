@@ -35,7 +35,7 @@ from rq.timeouts import TimerDeathPenalty
 from rq.utils import now
 from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
-from deltabus import connections, keys, logs
+from deltabus import connections, keys, logs, telemetry
 from deltabus.allowlist import AllowList
 from deltabus.commit import address
 from deltabus.errors import ErrorInfo, TaskFailed
@@ -44,6 +44,8 @@ from deltabus.outage import Outage
 from deltabus.queues import BusQueue
 from deltabus.settings import Settings, load
 from deltabus.shift import Shift
+from deltabus.tasklog import TaskLog
+from deltabus.telemetry import Observer, Observers
 
 #: Shortest time, in seconds, without an answer after which a connection counts as dead.
 MIN_TIMEOUT: Final = 1.0
@@ -200,6 +202,8 @@ class AsyncWorker(BaseWorker):
             loop.call_soon_threadsafe(shift.stop)
 
     async def _work(self, *, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
+        task_log = TaskLog(self.settings.task_lines)
+        telemetry.observe(Observers(task_log, *self.observers()))
         shift = Shift(self, self.settings, burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time)
         loop = asyncio.get_running_loop()
         self._shift = loop, shift
@@ -217,8 +221,13 @@ class AsyncWorker(BaseWorker):
         try:
             return await shift.run()
         finally:
+            task_log.sum_up()
             self._shift = None
             self._abandoned = shift.abandoned
+
+    def observers(self) -> Sequence[Observer]:
+        """Who is told what happens here, besides the log. Called once, on the loop, before anything is made there."""
+        return ()
 
     def subscribe(self) -> None:
         """Commands are received on the loop, by `Shift`; RQ would start a thread."""
@@ -311,7 +320,8 @@ class AsyncWorker(BaseWorker):
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Call the exception handlers, without RQ's log line, which holds the job's arguments."""
-        log.info("job failed", task=job.id, queue=job.origin, error=str(exc_info[1]))
+        code = exc_info[1].info.code if isinstance(exc_info[1], TaskFailed) else type(exc_info[1]).__name__
+        log.info("job failed", task=job.id, queue=job.origin, code=code)
         try:
             call_exception_handlers(self._exc_handlers, job, *exc_info)
         except Exception:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
+from deltabus import telemetry
 from deltabus.http import body, download, errors, headers
 from deltabus.http.config import Config, Timeouts
 from deltabus.http.outgoing import Outgoing
@@ -276,6 +277,7 @@ class Client:
         fixed = headers.overlay(self._headers, extra) if extra else self._headers
         merged = headers.merge(request.headers if request else {}, fixed)
         exchange = await self._transport.send(method, url, merged, content, watchdog)
+        telemetry.observer().answered(self.name, exchange.status)
         if 200 <= exchange.status < 300:
             return exchange
         try:

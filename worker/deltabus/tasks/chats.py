@@ -23,9 +23,7 @@ from deltabus.tasks.function import task
 async def chat(context: Context) -> Any:
     """A chat completion: checks the request, streams the provider's chunks, returns the `chat.completion`."""
     envelope = context.envelope
-    model = envelope.request.get("model")
-    name = context.registry.choose(envelope.provider, model if isinstance(model, str) else None)
-    provider = context.registry.resolve(name, None)
+    name, provider = context.resolve()
     capabilities = provider.capabilities
     if not envelope.attachments and not is_wanted(envelope.request, capabilities):
         return await _answer(context, provider, rules.prepare(envelope.request, capabilities))

@@ -16,7 +16,7 @@ import structlog
 from rq import get_current_job
 from rq.job import Job
 
-from deltabus import connections, logs
+from deltabus import connections, logs, telemetry
 from deltabus.context import Handler
 from deltabus.depot import Depot
 from deltabus.engine import Engine
@@ -26,6 +26,7 @@ from deltabus.log import Log
 from deltabus.registry import Registry
 from deltabus.run import LeftToRQ, Run
 from deltabus.settings import load
+from deltabus.tasklog import TaskLog
 from deltabus.temporary import TemporaryFiles
 
 #: RQ's default for jobs without a timeout (`rq.Queue.DEFAULT_TIMEOUT`), seconds.
@@ -66,6 +67,7 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
     settings = load()
     if not structlog.is_configured():  # structlog's own defaults show local variables: prompts and keys
         logs.configure(settings)
+    telemetry.observe(TaskLog(settings.task_lines))
     registry = Registry(settings)
     async with connections.asynchronous(job.connection) as redis:
         log = Log(redis, settings)
