@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
@@ -34,7 +35,7 @@ def plugins() -> dict[str, EntryPoint]:
 
 def plugin_of(provider: ProviderSettings) -> str:
     """Entry-point name of the plugin that serves a provider, installed or not."""
-    return provider.plugin or (provider.name if provider.name in plugins() else DEFAULT_PLUGIN)
+    return _plugin_of(provider, plugins())
 
 
 class Registry:
@@ -91,6 +92,10 @@ class Registry:
             raise
         return self._made[name]
 
+    @cached_property
+    def _installed(self) -> dict[str, list[EntryPoint]]:
+        return _installed()
+
     async def aclose(self) -> None:
         """Close the providers that were made; one that fails does not keep the others open.
 
@@ -139,8 +144,8 @@ class Registry:
         if settings.problem is not None:
             raise ConfigError(settings.problem)
         name = settings.name
-        installed = _installed()
-        plugin = plugin_of(settings)
+        installed = self._installed
+        plugin = _plugin_of(settings, installed)
         if plugin not in installed:
             raise ConfigError(
                 f"provider `{name}` wants the plugin `{plugin}`, which is not installed; {_nearest(plugin, installed)}"
@@ -160,6 +165,10 @@ class Registry:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def _plugin_of(provider: ProviderSettings, installed: Collection[str]) -> str:
+    return provider.plugin or (provider.name if provider.name in installed else DEFAULT_PLUGIN)
 
 
 def _installed() -> dict[str, list[EntryPoint]]:
