@@ -12,8 +12,10 @@ import rq
 from bench import bench
 from rq.job import Job
 
+from deltabus import keys
 from deltabus.enqueue import Order
 from deltabus.errors import (
+    BusError,
     InvalidRequest,
     PayloadTooLarge,
     TaskExists,
@@ -175,11 +177,60 @@ def test_an_envelope_over_the_limit_is_refused(redis_url, run):
 def test_a_lost_reply_does_not_enqueue_twice(redis_url, run):
     async def main():
         async with bench(redis_url) as b:
-            # The same call arrives twice, as it does when the first reply is lost.
-            order = Order("f.g", {"request": {}}, queue="chat", task="t1", settings=Settings())
-            session = b.bus._open()
-            await order.send(session.commit, session.names)
-            await order.send(session.commit, session.names)
-            assert await b.redis.lrange("rq:queue:chat", 0, -1) == [b"t1"]
+            # The same calls arrive twice, as they do when the first replies are lost; the second time with more to do.
+            order = Order("f.g", [{"request": {}}] * 150, queue="chat", task=None, settings=Settings())
+            await order.send(b.bus._exchange, b.bus._names)
+            await b.redis.delete(f"rq:job:{order.tasks[7]}")
+            await b.redis.lrem("rq:queue:chat", 0, order.tasks[7])
+            await order.send(b.bus._exchange, b.bus._names)
+            assert sorted(await b.redis.lrange("rq:queue:chat", 0, -1)) == sorted(map(str.encode, order.tasks))
+
+    run(main())
+
+
+def test_a_queue_that_is_no_list_takes_nothing_and_says_so(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            await b.redis.set("rq:queue:chat", "mine")
+            with pytest.raises(BusError, match="`chat`"):
+                await b.bus.chat_many([{"messages": "one"}, {"messages": "two"}])
+            assert await b.redis.keys("*") == [b"rq:queue:chat"]
+
+    run(main())
+
+
+def test_no_tasks_are_no_tasks(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            assert await b.bus.chat_many([]) == []
+            assert await b.redis.dbsize() == 0
+
+    run(main())
+
+
+def test_large_requests_go_out_in_calls_that_are_not_too_large(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            await b.redis.config_resetstat()
+            big = "x" * 200_000
+            tasks = await b.bus.chat_many({"messages": f"{n}{big}"} for n in range(5))
+            assert await b.redis.lrange("rq:queue:chat", 0, -1) == [task.id.encode() for task in tasks]
+            calls = (await b.redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+            assert calls == 3
+
+    run(main())
+
+
+def test_a_cancel_that_was_left_by_an_earlier_task_is_not_meant_for_the_new_one(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            await b.redis.set(keys.cancel("t1"), "of another task that was deleted")
+            await b.bus.chat(messages="hi", task_id="t1")
+            assert not await b.redis.exists(keys.cancel("t1"))
+            # While there is such a task, the cancel is its own.
+            await b.redis.set(keys.cancel("t1"), "please")
+            with pytest.raises(TaskExists):
+                await b.bus.chat(messages="hi", task_id="t1")
+            assert await b.redis.get(keys.cancel("t1")) == b"please"
 
     run(main())

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from deltabus.bus import AsyncBus
+    from deltabus.direct import DirectBus
     from deltabus.handle import AsyncTask
     from deltabus.portal import Portal
     from deltabus.settings import Settings
@@ -68,6 +69,12 @@ def _async_bus() -> type[AsyncBus]:
     return AsyncBus
 
 
+def _direct_bus() -> type[DirectBus]:
+    from deltabus.direct import DirectBus
+
+    return DirectBus
+
+
 def _async_task() -> type[AsyncTask]:
     from deltabus.handle import AsyncTask
 
@@ -88,20 +95,40 @@ async def _await(work: Awaitable[T]) -> T:
     return await work
 
 
-def _sends(method: Callable[Concatenate[AsyncBus, P], Awaitable[AsyncTask]]) -> Callable[Concatenate[Bus, P], Task]:
+def _run_here(work: Coroutine[Any, Any, T]) -> T:
+    """Run in this thread what waits only for replies to what it sends: there, a `DirectBus` never suspends."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    work.close()
+    raise AssertionError("it waits for something else")
+
+
+def _sends_at_once(
+    method: Callable[Concatenate[AsyncBus, P], Coroutine[Any, Any, AsyncTask]],
+) -> Callable[Concatenate[Bus, P], Task]:
     @functools.wraps(method)
     def blocking(self: Bus, /, *args: P.args, **kwargs: P.kwargs) -> Task:
-        return self.task(_run(method(self._here(), *args, **kwargs)).id)
+        return self._task(_run_here(method(self._here(), *args, **kwargs)))
 
     return blocking
 
 
 def _sends_many(
-    method: Callable[Concatenate[AsyncBus, P], Awaitable[list[AsyncTask]]],
+    method: Callable[Concatenate[AsyncBus, P], Coroutine[Any, Any, list[AsyncTask]]],
 ) -> Callable[Concatenate[Bus, P], list[Task]]:
     @functools.wraps(method)
     def blocking(self: Bus, /, *args: P.args, **kwargs: P.kwargs) -> list[Task]:
-        return [self.task(task.id) for task in _run(method(self._here(), *args, **kwargs))]
+        return [self._task(task) for task in _run_here(method(self._here(), *args, **kwargs))]
+
+    return blocking
+
+
+def _sends(method: Callable[Concatenate[AsyncBus, P], Awaitable[AsyncTask]]) -> Callable[Concatenate[Bus, P], Task]:
+    @functools.wraps(method)
+    def blocking(self: Bus, /, *args: P.args, **kwargs: P.kwargs) -> Task:
+        return self._task(_run(method(self._here(), *args, **kwargs)))
 
     return blocking
 
@@ -166,9 +193,9 @@ class Bus:
             from deltabus.settings import load
 
             settings = load(run_commands=False)
-        self._make = functools.partial(_async_bus(), url, queue=queue, settings=settings, client=client)
+        self._make = functools.partial(_direct_bus(), url, queue=queue, settings=settings, client=client)
         # By process: what a forked child inherits shares the parent's sockets, and must be neither used nor closed.
-        self._by_process: dict[int, AsyncBus] = {}
+        self._by_process: dict[int, DirectBus] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -185,9 +212,9 @@ class Bus:
             _run(bus.aclose())
             _portal().closers.remove(bus.aclose)
 
-    chat = _twin(lambda: _sends(_async_bus().chat))
+    chat = _twin(lambda: _sends_at_once(_async_bus().chat))
     chat_many = _twin(lambda: _sends_many(_async_bus().chat_many))
-    enqueue = _twin(lambda: _sends(_async_bus().enqueue))
+    enqueue = _twin(lambda: _sends_at_once(_async_bus().enqueue))
     blob = _twin(lambda: _waits(_async_bus().blob))
     read_blob = _twin(lambda: _iterates(_async_bus().read_blob))
     delete_blob = _twin(lambda: _waits(_async_bus().delete_blob))
@@ -205,10 +232,12 @@ class Bus:
 
     def task(self, task_id: str, /) -> Task:
         """Any task, whoever enqueued it; see `AsyncBus.task`."""
-        self._here().task(task_id)  # Checks the id.
-        return Task(task_id, lambda: self._here().task(task_id))
+        return self._task(self._here().task(task_id))
 
-    def _here(self) -> AsyncBus:
+    def _task(self, task: AsyncTask) -> Task:
+        return Task(task.id, lambda: self._here().task(task.id))
+
+    def _here(self) -> DirectBus:
         process = os.getpid()
         if process not in self._by_process:
             bus = self._by_process[process] = self._make()

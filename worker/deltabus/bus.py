@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
@@ -25,6 +25,7 @@ from deltabus.enqueue import Order
 from deltabus.errors import InvalidRequest
 from deltabus.functions import Functions
 from deltabus.handle import AsyncTask, TaskStatus
+from deltabus.records import RQKeys
 from deltabus.session import Session
 from deltabus.settings import Settings, load
 
@@ -57,6 +58,7 @@ class AsyncBus(Functions):
     ) -> None:
         settings = load(run_commands=False) if settings is None else settings
         self._settings = settings if url is None else replace(settings, redis_url=url)
+        self._names = RQKeys(self._settings.rq_key_prefix)
         self._queue = queue
         self._client = client
         self._session: Session | None = None
@@ -146,12 +148,12 @@ class AsyncBus(Functions):
             "trace": trace,
             "attachments": None if attachments is None else list(attachments),
         }
-        return await self._send(self._chat_order(body, options, queue, task_id))
+        return (await self._send(self._chat_order([body], options, queue, task_id)))[0]
 
     async def chat_many(
         self, requests: Iterable[Mapping[str, Any]], /, *, queue: str | None = None, **options: Any
     ) -> list[AsyncTask]:
-        """Put many chat tasks on the queue, in one pipeline.
+        """Put many chat tasks on the queue, in one pipeline, in this order.
 
         Args:
             requests: bodies of API calls. All are checked before any is sent.
@@ -162,8 +164,7 @@ class AsyncBus(Functions):
             InvalidRequest, PayloadTooLarge: as `chat`; nothing was enqueued.
             BusUnavailable: Redis cannot be reached; some tasks may have been accepted.
         """
-        orders = [self._chat_order(dict(request), options, queue, None) for request in requests]
-        return list(await asyncio.gather(*map(self._send, orders)))
+        return await self._send(self._chat_order([dict(request) for request in requests], options, queue, None))
 
     async def enqueue(
         self,
@@ -187,17 +188,16 @@ class AsyncBus(Functions):
         Raises:
             as `chat`.
         """
-        return await self._send(
-            Order(
-                function,
-                envelope,
-                queue=queue or self._queue,
-                task=task_id,
-                settings=self._settings,
-                result_ttl=result_ttl,
-                job_timeout=job_timeout,
-            )
+        order = Order(
+            function,
+            [envelope],
+            queue=queue or self._queue,
+            task=task_id,
+            settings=self._settings,
+            result_ttl=result_ttl,
+            job_timeout=job_timeout,
         )
+        return (await self._send(order))[0]
 
     def task(self, task_id: str, /) -> AsyncTask:
         """Any task, whoever enqueued it. Whether there is one is found out when it is used.
@@ -250,18 +250,26 @@ class AsyncBus(Functions):
         return await self._open().blobs.delete(_blob_id(blob_id))
 
     def _chat_order(
-        self, body: dict[str, Any], options: Mapping[str, Any], queue: str | None, task: str | None
+        self, bodies: Sequence[dict[str, Any]], options: Mapping[str, Any], queue: str | None, task: str | None
     ) -> Order:
-        if not body.get("messages"):
-            raise InvalidRequest("is required: what is said, as a string or a list of messages", param="messages")
-        body.setdefault("stream", True)
-        content = {"request": body, **{key: value for key, value in options.items() if value is not None}}
-        return Order(CHAT, content, queue=queue or self._queue, task=task, settings=self._settings)
+        given = {key: value for key, value in options.items() if value is not None}
+        for body in bodies:
+            if not body.get("messages"):
+                raise InvalidRequest("is required: what is said, as a string or a list of messages", param="messages")
+            body.setdefault("stream", True)
+        contents = [{"request": body, **given} for body in bodies]
+        return Order(CHAT, contents, queue=queue or self._queue, task=task, settings=self._settings)
 
-    async def _send(self, order: Order) -> AsyncTask:
-        session = self._open()
-        await order.send(session.commit, session.names)
-        return self.task(order.task)
+    async def _send(self, order: Order) -> list[AsyncTask]:
+        await order.send(self._exchange, self._names)
+        return [self.task(task) for task in order.tasks]
+
+    async def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
+        """Send commands in one pipeline; see `enqueue.Send`."""
+        commit = self._open().commit
+        if len(packed) == 1:
+            return [await commit.call(packed[0])]  # gathering takes as long as the call
+        return await asyncio.gather(*map(commit.call, packed))
 
     def _open(self) -> Session:
         loop = asyncio.get_running_loop()

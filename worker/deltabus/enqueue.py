@@ -1,19 +1,19 @@
-"""Putting a task on a queue: the job hash that RQ 3.0 would write, in one atomic step."""
+"""Putting tasks on a queue: the job hashes that RQ 3.0 would write, in one atomic step for each hundred."""
 
 from __future__ import annotations
 
 import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from redis.exceptions import ResponseError
 
 from deltabus import envelope, keys
-from deltabus.commit import GroupCommit, pack
+from deltabus.commit import pack, pack_command
 from deltabus.errors import BusError, InvalidRequest, PayloadTooLarge, TaskExists
 from deltabus.records import RQKeys
 from deltabus.scripts import ENQUEUE
@@ -21,6 +21,15 @@ from deltabus.settings import Settings
 
 #: A dotted path, as RQ stores the function of a job.
 _FUNCTION: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+#: Jobs that one script call enqueues at the most: it blocks Redis for some 10 us a job.
+BATCH: Final = 100
+
+#: Bytes after which a script call takes no further job.
+BATCH_BYTES: Final = 256 * 1024
+
+#: Sends commands; returns their replies, in the same order. Raises `ResponseError` and `BusUnavailable`.
+Send: TypeAlias = Callable[[Sequence[bytes]], Awaitable[list[Any]]]
 
 _QUEUE: Final = re.compile(r"[^\x00-\x20\x7f]{1,128}")
 
@@ -31,24 +40,24 @@ def timestamp() -> str:
 
 
 class Order:
-    """A task that is checked and ready to be sent.
+    """Tasks of one queue that are checked and ready to be sent.
 
     Args:
         function: dotted path of a registered task function.
-        content: the envelope.
-        task: the id, or None for a random one.
+        contents: their envelopes.
+        task: id of the only one; None: random ones.
         result_ttl: seconds that log and result live; default `settings.result_ttl`.
         job_timeout: seconds that one attempt may take; default: what the envelope says, else `settings.job_timeout`.
 
     Raises:
         InvalidRequest: something breaks a rule; `param` names it.
-        PayloadTooLarge: the envelope is over `settings.max_request_bytes`.
+        PayloadTooLarge: an envelope is over `settings.max_request_bytes`.
     """
 
     def __init__(
         self,
         function: str,
-        content: Mapping[str, Any],
+        contents: Sequence[Mapping[str, Any]],
         *,
         queue: str,
         task: str | None,
@@ -62,26 +71,15 @@ class Order:
             raise InvalidRequest("must be a name of 1 to 128 visible characters", param="queue")
         if task is not None and not keys.TASK_ID.fullmatch(task):
             raise InvalidRequest("must be 1 to 128 letters, digits, `_` and `-`", param="task_id")
-        checked = envelope.parse(dict(content))
-        try:
-            data = msgspec.json.encode((function, None, (content,), {}))
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise InvalidRequest(f"cannot be written as JSON: {exc}", param="envelope") from exc
-        if len(data) > settings.max_request_bytes:
-            raise PayloadTooLarge(
-                f"the envelope has {len(data)} bytes as JSON; max_request_bytes allows {settings.max_request_bytes}",
-                param="envelope",
-            )
-        if job_timeout is None:
-            job_timeout = settings.job_timeout if checked.timeout is None else math.ceil(checked.timeout)
-        self.task = uuid.uuid4().hex if task is None else task
+        self._calls = [_call(function, content, settings, job_timeout) for content in contents]
+        self._is_named = task is not None
+        self.tasks = [uuid.uuid4().hex for _ in contents] if task is None else [task]
         self._queue = queue
         self._now = now = timestamp()
-        # In the order in which RQ writes them, the empty ones too.
-        self._fields: dict[str, str | int | bytes] = {
+        # What RQ would write besides, the empty ones too.
+        fields: dict[str, str | int] = {
             "status": "queued",
             "created_at": now,
-            "data": data,
             "success_callback_name": "",
             "failure_callback_name": "",
             "stopped_callback_name": "",
@@ -94,26 +92,73 @@ class Order:
             # RQ's own would show the prompt.
             "description": function,
             "enqueued_at": now,
-            "timeout": job_timeout,
             "result_ttl": settings.result_ttl if result_ttl is None else result_ttl,
             "failure_ttl": settings.failure_ttl,
         }
+        self._fields = [word for pair in fields.items() for word in pair]
 
-    async def send(self, commit: GroupCommit, names: RQKeys) -> None:
-        """Enqueue it.
+    async def send(self, send: Send, names: RQKeys) -> None:
+        """Enqueue them.
 
         Raises:
             TaskExists: the id is taken.
-            BusUnavailable: Redis cannot be reached. Whether the task was accepted is not known.
+            BusUnavailable: Redis cannot be reached. Whether the tasks were accepted is not known.
             BusError: Redis refuses, as when the queue's key is no list.
         """
-        task = self.task
-        fields = [word for pair in self._fields.items() for word in pair]
-        where = (names.job(task), names.queue(self._queue), names.queues)
-        ours = (keys.log(task).encode(), keys.cancel(task).encode())
         try:
-            accepted = await commit.call(pack(ENQUEUE, (*where, *ours), (task, self._now, *fields)))
+            # Nobody else has a random id.
+            is_free = not self._is_named or await _make_way(self.tasks[0], send, names)
+            taken = any(await send(list(self._pack(names)))) if is_free else True
         except ResponseError as exc:
             raise BusError(f"Redis refuses to enqueue on `{self._queue}`: {exc}") from exc
-        if not accepted:
-            raise TaskExists(f"a task {task} exists already; nothing was enqueued")
+        if taken:
+            raise TaskExists(f"a task {self.tasks[0]} exists already; nothing was enqueued")
+
+    def _pack(self, names: RQKeys) -> Iterator[bytes]:
+        """The script calls: of a hundred jobs, or of as many as are not too large."""
+        where = (names.queue(self._queue), names.queues)
+        shared = (self._now, len(self._fields), *self._fields)
+        jobs: list[bytes] = []
+        words: list[bytes | str | int] = []
+        size = 0
+        for task, (timeout, data) in zip(self.tasks, self._calls, strict=True):
+            jobs.append(names.job(task))
+            words += (task, timeout, data)
+            size += len(data)
+            if len(jobs) == BATCH or size > BATCH_BYTES:
+                yield pack(ENQUEUE, (*where, *jobs), (*shared, *words))
+                jobs, words, size = [], [], 0
+        if jobs:
+            yield pack(ENQUEUE, (*where, *jobs), (*shared, *words))
+
+
+def _call(function: str, content: Mapping[str, Any], settings: Settings, timeout: int | None) -> tuple[int, bytes]:
+    """A job's `timeout` and `data`, of an envelope that keeps the rules."""
+    checked = envelope.parse(dict(content))
+    try:
+        data = msgspec.json.encode((function, None, (content,), {}))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidRequest(f"cannot be written as JSON: {exc}", param="envelope") from exc
+    if len(data) > settings.max_request_bytes:
+        raise PayloadTooLarge(
+            f"the envelope has {len(data)} bytes as JSON; max_request_bytes allows {settings.max_request_bytes}",
+            param="envelope",
+        )
+    if timeout is None:
+        timeout = settings.job_timeout if checked.timeout is None else math.ceil(checked.timeout)
+    return timeout, data
+
+
+async def _make_way(task: str, send: Send, names: RQKeys) -> bool:
+    """Whether no task that is over has left a log under this id; a cancel that was meant for it is forgotten.
+
+    A step of its own, as the task's keys and RQ's may be on different nodes. Nobody can be given a task twice for
+    that: whether there is a job is known to RQ's keys alone, where it is asked and made in one step.
+    """
+    log, cancel = keys.log(task), keys.cancel(task)
+    has_log, has_cancel = await send([pack_command(b"EXISTS", log), pack_command(b"EXISTS", cancel)])
+    if has_log:
+        return False
+    if has_cancel and await send([pack_command(b"EXISTS", names.job(task))]) == [0]:
+        await send([pack_command(b"DEL", cancel)])
+    return True

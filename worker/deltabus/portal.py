@@ -32,6 +32,11 @@ class Portal:
         self.closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
         atexit.register(self._stop)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is on the loop."""
+        return threading.get_ident() == self._thread.ident
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end; it is cancelled if the waiting thread is interrupted.
 

@@ -1,24 +1,37 @@
--- Put a job on a queue, unless its id is taken.
+-- Put jobs on a queue, except those whose ids are taken. All keys are RQ's.
 --
--- KEYS[1]  rq:job:<id>             hash; the job
--- KEYS[2]  rq:queue:<queue>        list; ids of the jobs that wait
--- KEYS[3]  rq:queues               set; keys of all queues
--- KEYS[4]  deltabus:{task}:log     stream; one that is left takes the id as well
--- KEYS[5]  deltabus:{task}:cancel  string; one that is left was meant for an earlier task of this id
+-- KEYS[1]     rq:queue:<queue>  list; ids of the jobs that wait
+-- KEYS[2]     rq:queues         set; keys of all queues
+-- KEYS[3...]  rq:job:<id>       hashes; the jobs, in the order in which they are to run
 --
--- ARGV[1]     id of the job
--- ARGV[2]     time of its creation, to the microsecond: tells a re-sent call from another job of this id
--- ARGV[3...]  fields and values of the job, `created_at` among them
+-- ARGV[1]     time of their creation, to the microsecond: tells a re-sent call from other jobs of these ids
+-- ARGV[2]     how many words the fields and values are that all of them have
+-- ARGV[3...]  those, `created_at` among them; then for each job its id, its `timeout` and its `data`
 --
--- Returns 1 (it is there, now or by an earlier sending) or 0 (the id is taken).
+-- Returns the ids that are taken. The other jobs are there, now or by an earlier sending.
 
-if redis.call('EXISTS', KEYS[1], KEYS[4]) > 0 then
-  return redis.call('HGET', KEYS[1], 'created_at') == ARGV[2] and 1 or 0
+local shared = tonumber(ARGV[2])
+local fields = {'data', '', 'timeout', '', unpack(ARGV, 3, 2 + shared)}
+
+local new, waiting, taken = {}, {}, {}
+for i = 3, #KEYS do
+  local at = 3 + shared + (i - 3) * 3
+  if redis.call('EXISTS', KEYS[i]) == 0 then
+    new[#new + 1] = {KEYS[i], ARGV[at + 1], ARGV[at + 2]}
+    waiting[#waiting + 1] = ARGV[at]
+  elseif redis.call('HGET', KEYS[i], 'created_at') ~= ARGV[1] then
+    taken[#taken + 1] = ARGV[at]
+  end
+end
+if #new == 0 then
+  return taken
 end
 
 -- First what can fail, should the queue's key be of another type.
-redis.call('RPUSH', KEYS[2], ARGV[1])
-redis.call('SADD', KEYS[3], KEYS[2])
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
-redis.call('DEL', KEYS[5])
-return 1
+redis.call('RPUSH', KEYS[1], unpack(waiting))
+redis.call('SADD', KEYS[2], KEYS[1])
+for _, job in ipairs(new) do
+  fields[4], fields[2] = job[2], job[3]
+  redis.call('HSET', job[1], unpack(fields))
+end
+return taken
