@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
 from processes import DELTABUS, PATIENCE, Background, environ
 
-from deltabus import Bus, Task, keys
+from deltabus import Bus, Task, discovery, keys
 from deltabus.embedded import EmbeddedRedis
 from deltabus.events import AnyEvent, Completed, Delta, Started
 from deltabus.testing import ScriptedServer, check_events
@@ -30,7 +29,7 @@ class Scene:
         self.server = server
         #: By which everybody reaches the server; another one leads there by some way round.
         self.url = url or server.url
-        self.redis = redis.Redis.from_url(self.url, socket_timeout=PATIENCE)
+        self.redis = discovery.blocking(self.url, socket_timeout=PATIENCE)
         self.bus = Bus(self.url)
         self._ends = socket.socketpair()
         self._silence = self._ends[0]

@@ -34,6 +34,7 @@ from redis.exceptions import (
 )
 
 from deltabus import telemetry
+from deltabus.discovery import is_elsewhere
 from deltabus.errors import BusUnavailable
 from deltabus.outage import Outage
 from deltabus.scripts import Script
@@ -115,6 +116,8 @@ def resettable(kind: Any) -> Any:
 def address(client: redis.Redis | redis.asyncio.Redis) -> str:
     """Where the client's server is, without credentials."""
     where = client.connection_pool.connection_kwargs
+    if "whereabouts" in where:
+        return str(where["whereabouts"])
     return str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
 
 
@@ -322,7 +325,7 @@ class GroupCommit:
                 self._unanswered.append((item, packed))
                 reason = f"{type(reply).__name__}: {reply}"
                 self._scripts_loaded = False
-                if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
+                if is_elsewhere(reply):
                     # A failover: the next connection finds the new master.
                     await connection.disconnect(nowait=True)
             else:

@@ -1,8 +1,4 @@
-"""Redis clients: one kind from another, and connections that do not stay with a server which was demoted.
-
-After a failover behind a stable address, the old master may go on answering as a replica. Whoever keeps a
-connection to it would be refused for ever; a new connection leads to the new master.
-"""
+"""An asyncio client for the server that RQ's blocking client talks to, wherever that one moves."""
 
 from __future__ import annotations
 
@@ -11,10 +7,18 @@ from typing import Any, Final
 import redis
 import redis.asyncio
 from redis.connection import SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.sentinel import SentinelConnectionPool
 from rq.connections import get_connection_kwargs
 
 from deltabus.commit import resettable
+from deltabus.discovery import (
+    AsyncConnection,
+    AsyncFindingConnection,
+    AsyncFindingSSLConnection,
+    AsyncSSLConnection,
+    AsyncUnixConnection,
+    Sentinels,
+)
 
 #: What a blocking client's pool may hold that means nothing to, or is of another kind in, an asyncio one.
 _NOT_PORTABLE: Final = ("retry", "retry_on_error", "parser_class", "socket_timeout", "decode_responses", "encoding")
@@ -23,40 +27,35 @@ _NOT_PORTABLE: Final = ("retry", "retry_on_error", "parser_class", "socket_timeo
 ANSWER_TIMEOUT: Final = 5.0
 
 
-class _Leaving:
-    """Closes a connection on which a server says that it is a replica."""
-
-    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await super().read_response(*args, **kwargs)  # type: ignore[misc] # of the connection's class
-        except ResponseError as exc:
-            if is_read_only(exc):
-                await self.disconnect(nowait=True)  # type: ignore[attr-defined] # of the connection's class
-            raise
-
-
-class _Connection(_Leaving, redis.asyncio.Connection): ...
-
-
-class _SSLConnection(_Leaving, redis.asyncio.SSLConnection): ...
-
-
-class _UnixDomainSocketConnection(_Leaving, redis.asyncio.UnixDomainSocketConnection): ...
-
-
-def is_read_only(error: BaseException) -> bool:
-    """Whether a server says that it is a replica: directly, or in a script's error, as Redis 6 passes it on."""
-    return isinstance(error, ReadOnlyError) or (isinstance(error, ResponseError) and "READONLY" in str(error))
+#: What redis-py's own pool for Sentinel holds of itself.
+_OF_SENTINEL_POOLS: Final = ("connection_pool", "host", "port")
 
 
 def asynchronous(connection: redis.Redis, **overrides: Any) -> redis.asyncio.Redis:
-    """An asyncio client for the server that a blocking client talks to, as bytes, with the same credentials."""
+    """An asyncio client for the server that a blocking client talks to, as bytes, with the same credentials.
+
+    Where Sentinels tell the blocking client which server that is (a `redis+sentinel://` URL, or the `SENTINEL` of RQ's
+    configuration), they tell this one, too.
+    """
     pool = connection.connection_pool
-    kind: type[redis.asyncio.Connection | redis.asyncio.UnixDomainSocketConnection] = _Connection
-    if issubclass(pool.connection_class, SSLConnection):
-        kind = _SSLConnection
-    elif issubclass(pool.connection_class, UnixDomainSocketConnection):
-        kind = _UnixDomainSocketConnection
+    tls = issubclass(pool.connection_class, SSLConnection)
     kwargs = {key: value for key, value in get_connection_kwargs(connection).items() if key not in _NOT_PORTABLE}
+    kind: Any = AsyncSSLConnection if tls else AsyncConnection
+    if isinstance(pool, SentinelConnectionPool):
+        kwargs = {key: value for key, value in kwargs.items() if key not in _OF_SENTINEL_POOLS}
+        kwargs["whereabouts"] = _sentinels(pool)
+    if "whereabouts" in kwargs:
+        kind = AsyncFindingSSLConnection if tls else AsyncFindingConnection
+    elif issubclass(pool.connection_class, UnixDomainSocketConnection):
+        kind = AsyncUnixConnection
     options = {"connection_class": resettable(kind), "socket_timeout": ANSWER_TIMEOUT, **kwargs, **overrides}
     return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))
+
+
+def _sentinels(pool: SentinelConnectionPool) -> Sentinels:
+    """Whom redis-py's own pool asks."""
+    pools = [sentinel.connection_pool for sentinel in pool.sentinel_manager.sentinels]
+    nodes = tuple((each.connection_kwargs["host"], each.connection_kwargs["port"]) for each in pools)
+    used = pools[0].connection_kwargs
+    options = {name: used[name] for name in used if name in {"username", "password"} or name.startswith("ssl_")}
+    return Sentinels(pool.service_name, nodes, options, tls=issubclass(pools[0].connection_class, SSLConnection))

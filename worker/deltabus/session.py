@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import redis.asyncio
 
+from deltabus import discovery
 from deltabus.blobs import Blobs
 from deltabus.commit import GroupCommit
 from deltabus.feed import Feed
@@ -22,7 +23,7 @@ class Session:
 
     def __init__(self, settings: Settings, client: redis.asyncio.Redis | None = None) -> None:
         if client is None:
-            client = redis.asyncio.Redis.from_url(settings.redis_url)
+            client = discovery.asynchronous(settings.redis_url)
         self.settings = settings
         self.names = RQKeys(settings.rq_key_prefix)
         self.commit = GroupCommit(client, BUS, patience=settings.redis_timeout)

@@ -25,12 +25,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from deltabus import configfile, providertable
-from deltabus.configvalue import kind, public_url
+from deltabus.configvalue import kind
 from deltabus.errors import ConfigError
 from deltabus.providertable import FILE_SUFFIX, ProviderSettings
+from deltabus.redisurl import RedisURL
 from deltabus.secretsource import SecretSource, is_elsewhere
 
 __all__ = ["ENVIRONMENT_PREFIX", "ProviderSettings", "Setting", "Settings", "load"]
@@ -66,8 +66,6 @@ _MAY_BE_FOREVER: Final = frozenset({"result_ttl", "failure_ttl"})
 
 #: Scheme and bucket, and perhaps a folder.
 _STORAGE_ROOT: Final = re.compile(r"[a-z0-9]+://[^/\s]+(/\S*)?")
-
-_REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
 
 
 class Setting(NamedTuple):
@@ -167,13 +165,12 @@ class Settings:
     @property
     def redis_address(self) -> str:
         """`redis_url` without its password."""
-        return public_url(self.redis_url)
+        return RedisURL.parse(self.redis_url).public
 
     @property
     def secrets(self) -> frozenset[str]:
         """Configured values that must not appear in a log, an event or on a screen."""
-        url = urlsplit(self.redis_url)
-        passwords = {unquote(url.password or ""), *parse_qs(url.query).get("password", ())} - {""}
+        passwords = RedisURL.parse(self.redis_url).passwords
         return frozenset(passwords.union(*(provider.secrets for provider in self.providers.values())))
 
     def describe(self) -> list[Setting]:
@@ -269,11 +266,10 @@ def _from_file(key: str, value: Any, source: SecretSource, file: str) -> Any:
 
 def _with_password(url: str, password: str, where: str) -> str:
     """A Redis URL with a password that stood by itself."""
-    parts = urlsplit(url)
-    if parts.password or parse_qs(parts.query).get("password"):
+    read = RedisURL.parse(url)
+    if read.password:
         raise ConfigError(f"the Redis URL has a password, and `redis_password` ({where}) is another: keep one of them")
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.rstrip(':')}:{quote(password, safe='')}@{host}"))
+    return read.with_password(password)
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -363,9 +359,7 @@ def _number_problem(name: str, value: Any, *, whole: bool) -> str | None:
 
 def _redis_url_problem(value: str) -> str | None:
     try:
-        parts = urlsplit(value)
-        known = parts.scheme in _REDIS_SCHEMES
-        _ = parts.port
-    except ValueError:
-        known = False
-    return None if known else f"must be a URL such as {_DEFAULTS['redis_url']} (or rediss://, unix://)"
+        RedisURL.parse(value)
+    except ValueError as exc:
+        return str(exc)
+    return None

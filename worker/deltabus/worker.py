@@ -38,6 +38,7 @@ from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 from deltabus import connections, keys, logs, telemetry
 from deltabus.allowlist import AllowList
 from deltabus.commit import address
+from deltabus.discovery import is_elsewhere
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, JSONSerializer
 from deltabus.outage import Outage
@@ -192,7 +193,7 @@ class AsyncWorker(BaseWorker):
 
     def leave_replica(self, error: Exception) -> None:
         """After a failover: where that error says so, RQ's own connections are made anew."""
-        if connections.is_read_only(error):
+        if is_elsewhere(error):
             self.connection.connection_pool.disconnect(inuse_connections=False)
 
     def stop(self) -> None:

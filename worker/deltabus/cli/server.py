@@ -19,12 +19,13 @@ def connect(settings: Settings) -> Redis:
     Raises:
         BusUnavailable: the server cannot be reached, or does not let us in.
     """
-    from redis import Redis
     from redis.backoff import NoBackoff
     from redis.exceptions import RedisError
     from redis.retry import Retry
 
-    client = Redis.from_url(
+    from deltabus.discovery import blocking
+
+    client = blocking(
         settings.redis_url,
         socket_connect_timeout=settings.redis_timeout,
         socket_timeout=settings.redis_timeout,

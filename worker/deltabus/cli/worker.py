@@ -110,12 +110,11 @@ def _importing() -> Iterator[None]:
 
 def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | None, supervised: bool) -> int:
     with _importing():
-        from redis import Redis
-
+        from deltabus.discovery import blocking
         from deltabus.worker import AsyncWorker
 
     connect(settings).close()
-    with Redis.from_url(settings.redis_url) as connection:
+    with blocking(settings.redis_url) as connection:
         worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings)
         if supervised:
             worker.signal_echo = 0.0  # each signal comes from the supervisor, once
