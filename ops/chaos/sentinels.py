@@ -1,9 +1,9 @@
 """A master with two replicas and the three Sentinels that watch them: real processes, on ports of their own.
 
-Replication is asynchronous: what a master has answered for and no replica has heard of yet is lost with it, and neither
-`min-replicas-to-write` nor `WAIT` is a promise that it is not (they narrow it down). So that a run can ask that nothing
-at all is lost, a master is struck with writes paused and its replicas level with it: what was answered for is there, what
-was not is sent again. It is what an operator does before a planned failover, and what a crash looks like in luck.
+Replication is asynchronous: what a master has answered for and no replica has heard of yet is lost with it, and
+neither `min-replicas-to-write` nor `WAIT` is a promise that it is not (they narrow it down). So that a run can ask that
+nothing at all is lost, a master is struck with writes paused and its replicas level with it: what was answered for is
+there, what was not is sent again. It is what an operator does before a planned failover, and a crash in a lucky moment.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class SentinelSet:
         assert old is not None
         with redis.Redis.from_url(old.url, socket_timeout=PATIENCE) as client:
             self._until(lambda: client.info("replication")["connected_slaves"] == len(self.servers) - 1, "no replicas")
-            client.execute_command("CLIENT", "PAUSE", PAUSE, "WRITE")
+            client.client_pause(PAUSE, all=False)
             self._until(lambda: _is_level(client), "the replicas do not come level")
         return old
 
@@ -192,7 +192,7 @@ class SentinelSet:
 
     def _linked(self, port: int) -> bool:
         with redis.Redis(port=port) as client:
-            return client.info("replication").get("master_link_status") == "up"
+            return bool(client.info("replication").get("master_link_status") == "up")
 
     def _until(self, holds: object, otherwise: str) -> None:
         assert callable(holds)
@@ -224,7 +224,7 @@ def _is_replica(key: str, value: object) -> bool:
 def _accepts(sentinel: redis.Redis) -> bool:
     """Tell a Sentinel to fail over. False: it cannot yet, as it knows of no good replica or has just done so."""
     try:
-        sentinel.execute_command("SENTINEL", "FAILOVER", SERVICE)
+        sentinel.sentinel_failover(SERVICE)
     except redis.ResponseError:
         return False
     return True

@@ -71,7 +71,7 @@ def test_streams_producers_and_subscribers_follow_the_master_in_a_planned_failov
 
 
 def test_a_master_that_is_killed_is_followed_by_another(sentinels: SentinelSet, scene: Scene) -> None:
-    """With more work than slots, so that jobs wait, run and are taken meanwhile; and a second worker that starts then."""
+    """With more work than slots, so that jobs wait, run and are taken meanwhile; and a second worker starts then."""
     with scene.worker(DELTABUS_CONCURRENCY="20"):
         tasks = scene.chat(60, words=20, interval=0.05)
         for task in tasks[:20]:

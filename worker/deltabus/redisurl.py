@@ -125,17 +125,13 @@ class RedisURL:
     @property
     def password(self) -> str:
         """That of the server; empty: there is none."""
-        return unquote(self._written) or dict(self.options).get("password", "")
+        written = self.login.rpartition("@")[0].partition(":")[2]
+        return unquote(written) or dict(self.options).get("password", "")
 
     @property
     def passwords(self) -> frozenset[str]:
-        """Every password in it, as it is meant and as it is written."""
-        named = {value for key, value in (*self.options, *self.sentinel_options) if key == "password"}
-        return frozenset({self._written, unquote(self._written), *named} - {""})
-
-    @property
-    def _written(self) -> str:
-        return self.login.rpartition("@")[0].partition(":")[2]
+        """Every password in it."""
+        return frozenset({self.password, dict(self.sentinel_options).get("password", "")} - {""})
 
     def with_password(self, password: str) -> str:
         """The URL with a password of the server; for one that has none."""
@@ -143,14 +139,14 @@ class RedisURL:
         service = f"/{quote(self.service, safe='')}" if self.service else ""
         named = {short: name for name, short in _SENTINEL_OPTIONS.items()}
         options = [*self.options, *((named[key], value) for key, value in self.sentinel_options)]
-        query = f"?{urlencode(options)}" if options else ""
+        query = f"?{urlencode(options, safe='/')}" if options else ""
         return f"{self.scheme}://{user}:{quote(password, safe='')}@{self.where}{service}{self.path}{query}"
 
     def of(self, node: Node) -> str:
         """The URL of the server at this place, with everything else as it is here."""
         host, port = node
         host = f"[{host}]" if ":" in host else host
-        query = f"?{urlencode(self.options)}" if self.options else ""
+        query = f"?{urlencode(self.options, safe='/')}" if self.options else ""
         return f"{'rediss' if self.tls else 'redis'}://{self.login}{host}:{port}{self.path}{query}"
 
 

@@ -35,7 +35,10 @@ class QueueState:
     def problem(self, session: Session) -> str | None:
         """Why a task on this queue would wait, and what to do; None if it would not."""
         if self.suspended:
-            return f"work is suspended: resume it with `rq resume --url {session.settings.redis_address}`"
+            address = session.settings.redis_address
+            # RQ knows Sentinels only by a settings module.
+            where = "--config deltabus.rqsettings" if "+sentinel:" in address else f"--url {address}"
+            return f"work is suspended: resume it with `rq resume {where}`"
         if not self.workers:
             start = session.command("worker", self.name)
             return f"nobody works on queue `{self.name}` at {session.settings.redis_address}: start a worker: `{start}`"
