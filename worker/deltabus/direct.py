@@ -13,11 +13,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
-import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
+from deltabus import discovery
 from deltabus.bus import AsyncBus
 from deltabus.commit import is_not_now
 from deltabus.portal import portal
@@ -41,7 +41,7 @@ class DirectLine:
     def __init__(self, url: str, *, patience: float) -> None:
         timeout = min(TIMEOUT, patience * PART)
         options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
-        pool = redis.ConnectionPool.from_url(url)
+        pool = discovery.blocking(url).connection_pool
         self._connection = pool.connection_class(**{**pool.connection_kwargs, **options, "protocol": 2})
         self._in_use = threading.Lock()
 

@@ -26,7 +26,7 @@ from redis.retry import Retry
 from deltabus.errors import ConfigError
 from deltabus.redisurl import Node, RedisURL
 
-#: Seconds that one Sentinel may take to be reached, and to answer.
+#: Seconds that one Sentinel may take to be reached, and to answer, at the most.
 PATIENCE: Final = 1.0
 
 #: Error replies of a server that is not, or no longer, the one to write to; where a script passes one on, it is in the
@@ -62,8 +62,11 @@ class Sentinels:
     def __str__(self) -> str:
         return f"{self.service} (Sentinels {', '.join(f'{host}:{port}' for host, port in self.nodes)})"
 
-    def find(self) -> Node:
+    def find(self, patience: float | None) -> Node:
         """Where the master is.
+
+        Args:
+            patience: seconds that one Sentinel may take to be reached, and to answer, if less than `PATIENCE`.
 
         Raises:
             redis.ConnectionError: nobody knows.
@@ -71,7 +74,7 @@ class Sentinels:
         kind = redis.SSLConnection if self.tls else redis.Connection
         reasons = []
         for node in self.nodes:
-            connection = kind(**self._to(node), retry=Retry(NoBackoff(), 0))
+            connection = kind(**self._to(node, patience), retry=Retry(NoBackoff(), 0))
             try:
                 connection.connect()  # type: ignore[no-untyped-call]
                 connection.send_command(*self._question)  # type: ignore[no-untyped-call]
@@ -85,12 +88,12 @@ class Sentinels:
                 connection.disconnect()  # type: ignore[no-untyped-call]
         raise self._lost(reasons)
 
-    async def afind(self) -> Node:
+    async def afind(self, patience: float | None) -> Node:
         """As `find`."""
         kind = redis.asyncio.SSLConnection if self.tls else redis.asyncio.Connection
         reasons = []
         for node in self.nodes:
-            connection = kind(**self._to(node), retry=AsyncRetry(NoBackoff(), 0))
+            connection = kind(**self._to(node, patience), retry=AsyncRetry(NoBackoff(), 0))
             try:
                 async with asyncio.timeout(2 * PATIENCE):
                     await connection.connect()  # type: ignore[no-untyped-call]
@@ -105,9 +108,9 @@ class Sentinels:
                 await connection.disconnect(nowait=True)
         raise self._lost(reasons)
 
-    def _to(self, node: Node) -> dict[str, Any]:
+    def _to(self, node: Node, patience: float | None) -> dict[str, Any]:
         host, port = node
-        timeouts = {"socket_connect_timeout": PATIENCE, "socket_timeout": PATIENCE}
+        timeouts = dict.fromkeys(("socket_connect_timeout", "socket_timeout"), min(PATIENCE, patience or PATIENCE))
         return {**self.options, "host": host, "port": port, "protocol": 2, **timeouts}
 
     @property
@@ -158,12 +161,15 @@ class _Leaving:
 class _Finding(_Leaving):
     """Asks where the server is whenever it connects."""
 
+    #: Of the connection's class.
+    socket_connect_timeout: float | None
+
     def __init__(self, *, whereabouts: Sentinels, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.whereabouts = whereabouts
 
     def _connect(self) -> Any:
-        self.host, self.port = self.whereabouts.find()
+        self.host, self.port = self.whereabouts.find(self.socket_connect_timeout)
         return super()._connect()  # type: ignore[misc] # of the connection's class
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
@@ -206,12 +212,15 @@ class AsyncUnixConnection(_AsyncLeaving, redis.asyncio.UnixDomainSocketConnectio
 class _AsyncFinding(_AsyncLeaving):
     """As `_Finding`."""
 
+    #: Of the connection's class.
+    socket_connect_timeout: float | None
+
     def __init__(self, *, whereabouts: Sentinels, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.whereabouts = whereabouts
 
     async def _connect(self) -> None:
-        self.host, self.port = await self.whereabouts.afind()
+        self.host, self.port = await self.whereabouts.afind(self.socket_connect_timeout)
         await super()._connect()  # type: ignore[misc] # of the connection's class
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
