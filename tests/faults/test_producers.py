@@ -16,9 +16,9 @@ from detour import Detour
 from processes import DELTABUS, PATIENCE, environ
 
 from chaos.proxy import Point, Then
-from deltabus import AsyncBus, Bus, BusUnavailable, TaskExists
+from deltabus import AsyncBus, Bus, BusUnavailable, TaskCancelled, TaskExists, keys
 from deltabus.embedded import EmbeddedRedis
-from deltabus.scripts import CANCEL, ENQUEUE
+from deltabus.scripts import ENQUEUE, SEAL, WITHDRAW
 from deltabus.settings import Settings
 
 #: Seconds for which these producers wait: enough for a Redis that is there, on a busy machine.
@@ -26,7 +26,8 @@ TIMEOUT = 1.0
 
 #: Redis has the task, and the producer has not heard of it.
 AFTER_ENQUEUE = Point((ENQUEUE.sha,), done=True)
-AFTER_CANCEL = Point((CANCEL.sha,), done=True)
+#: The same of its cancel: it is in no queue any more, and its log says why.
+AFTER_CANCEL = {script.name: Point((script.sha,), done=True) for script in (WITHDRAW, SEAL)}
 
 
 @contextlib.contextmanager
@@ -172,10 +173,19 @@ def test_a_reply_that_is_lost_on_the_way_makes_no_second_task(fresh_redis: Embed
         bus.chat(messages="x", task_id="once")
         struck()
         assert client.lrange("rq:queue:chat", 0, -1) == [b"first", b"once"]
-        struck = detour.strike_at(AFTER_CANCEL, lambda: None, Then.LOSE)
-        assert bus.task("once").cancel()
+
+
+@pytest.mark.parametrize("step", AFTER_CANCEL)
+def test_a_cancel_goes_through_where_a_reply_is_lost_on_the_way(fresh_redis: EmbeddedRedis, step: str) -> None:
+    with Detour(fresh_redis.url) as detour, Bus(detour.url) as bus, redis.Redis.from_url(fresh_redis.url) as client:
+        task = bus.chat(messages="x")
+        struck = detour.strike_at(AFTER_CANCEL[step], lambda: None, Then.LOSE)
+        assert task.cancel("no")
         struck()
-        assert client.lrange("rq:queue:chat", 0, -1) == [b"first"]
+        assert client.lrange("rq:queue:chat", 0, -1) == []
+        with pytest.raises(TaskCancelled, match="no"):
+            task.result()
+        assert not client.exists(keys.cancel(task.id))
 
 
 def test_a_producer_that_was_told_nothing_and_tries_again_makes_no_second_task(fresh_redis: EmbeddedRedis) -> None:

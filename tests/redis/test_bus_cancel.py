@@ -19,6 +19,7 @@ from deltabus.errors import (
     TaskNotFound,
 )
 from deltabus.events import Cancelled, Completed
+from deltabus.follow import Seen
 
 
 def test_cancelling_a_task_that_waits_settles_it_at_once(redis_url, run):
@@ -146,5 +147,38 @@ def test_a_status_says_where_a_task_stands(redis_url, run):
             await attempt.seal(Completed(task=task.id, at=1.0, result=1))
             status = await task.status()
             assert (status.state, status.attempt, status.last_id) == ("completed", 2, keys.SEAL)
+
+    run(main())
+
+
+def test_a_task_that_ends_while_word_is_left_has_ended(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            task = await b.bus.chat(messages="hi")
+            await b.redis.lpop("rq:queue:chat")
+            session = b.bus._open()
+            assert await task._withdraw(session, await session.records.read(task.id), None) == b"elsewhere"
+            await b.settle(Completed(task=task.id, at=1.0, result=None))
+            assert await task._leave_word(session, "too late", None) is False
+            assert not await b.redis.exists(keys.cancel(task.id))
+
+    run(main())
+
+
+def test_a_task_that_waits_and_runs_at_once_is_not_sealed_under_its_writer(redis_url, run, monkeypatch):
+    async def main():
+        async with bench(redis_url) as b:
+            task = await b.bus.chat(messages="hi")
+
+            async def nothing_yet(_: str) -> list[Seen]:
+                return []
+
+            monkeypatch.setattr(b.bus._open().follower, "tail", nothing_yet)
+            attempt = await b.begin(task.id)
+            assert await task.cancel("stop") is True
+            assert await b.redis.llen("rq:queue:chat") == 0
+            assert await b.redis.get(keys.cancel(task.id)) == b"stop"
+            await b.log.renew([attempt])
+            assert isinstance(await b.interruption(), CancelRequested)
 
     run(main())

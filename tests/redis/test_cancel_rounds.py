@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from rq.job import JobStatus
 
-from deltabus import Bus, keys
+from deltabus import AsyncBus, Bus, keys
 from deltabus.errors import TaskCancelled
 from deltabus.events import Cancelled, Completed
 from deltabus.jobs import NOTES, OPEN_FIELD
@@ -116,3 +116,17 @@ def test_a_parked_task_that_rq_has_cancelled_and_is_requeued_begins_anew(site):
         site.queue().canceled_job_registry.requeue(site.fetch(job))
         site.until(lambda: site.fetch(job).is_finished)
     assert isinstance(site.ending(job.id), Completed)
+
+
+def test_a_cancel_whose_caller_died_between_its_steps_ends_on_the_log_all_the_same(site, run):
+    job = site.enqueue(script={"words": 2})
+
+    async def half_a_cancel() -> None:
+        async with AsyncBus(site.url) as bus:
+            session = bus._open()
+            record = await session.records.read(job.id)
+            assert await bus.task(job.id)._withdraw(session, record, None) == b"withdrawn"
+
+    run(half_a_cancel())
+    with site.worker(settings=site.settings(lease=0.5, heartbeat_interval=0.1)):
+        assert isinstance(site.ending(job.id), Cancelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -11,15 +12,15 @@ from typing import Any, Final
 import msgspec
 from redis.exceptions import ResponseError
 
-from deltabus import events, keys
+from deltabus import keys
 from deltabus.attempt import Names
 from deltabus.commit import pack, pack_command
 from deltabus.enqueue import timestamp
 from deltabus.errors import BusError, InvalidRequest, TaskCancelled, TaskFailed
 from deltabus.events import AnyEvent, Cancelled, Completed, Failed, Terminal
-from deltabus.follow import before, position, unknown
-from deltabus.records import State
-from deltabus.scripts import CANCEL
+from deltabus.follow import Seen, before, position, unknown
+from deltabus.records import Record, State
+from deltabus.scripts import CANCEL, WITHDRAW
 from deltabus.session import Session
 from deltabus.telling import Telling
 
@@ -136,45 +137,54 @@ class AsyncTask:
                 raise unknown(self.id)
             if record.over:
                 return False
-        queue = record.queue if record is not None else ""
-        result_ttl = record.result_ttl if record is not None else None
-        ours = Names(
-            self.id,
-            queue,
-            record.reply_to if record is not None else None,
-            session.settings.result_ttl if result_ttl is None else result_ttl,
-        )
-        rq = session.names
-        now = time.time()
-        ending = Cancelled(task=self.id, id=keys.SEAL, at=now, reason=reason or None)
-        call = pack(
-            CANCEL,
-            (
-                *ours.keys,
-                rq.job(self.id),
-                rq.queue(queue),
-                *(rq.registry(kind, queue) for kind in ("scheduled", "deferred", "canceled")),
-                rq.executions(self.id),
-            ),
+        seal = tail[0] if tail and isinstance(tail[0].event, Terminal) else None
+        try:
+            place = await self._withdraw(session, record, seal)
+            if place == b"withdrawn":
+                # Should this go wrong, a worker's reconciler does it: RQ's own cancel leaves it to that as well.
+                last = next((seen.event.id for seen in tail if seen is not seal), "0-0")
+                ending = Cancelled(task=self.id, at=time.time(), reason=reason or None)
+                former = seal.message if seal else b""
+                packed = self._names(session, record).pack_seal(ending, last=last, mine=False, former=former)
+                if await session.commit.call(packed) != [b"fenced"]:
+                    return True
+            return place != b"over" and await self._leave_word(session, reason, seal)
+        except ResponseError as exc:
+            raise BusError(f"Redis refuses to cancel task {self.id}: {exc}") from exc
+
+    # The task's keys and RQ's may be on different nodes: so these are steps of their own.
+
+    async def _withdraw(self, session: Session, record: Record | None, seal: Seen | None) -> bytes:
+        """See `withdraw.lua`."""
+        rq, queue = session.names, record.queue if record is not None else ""
+        registries = (rq.registry(kind, queue) for kind in ("scheduled", "deferred", "canceled"))
+        execution = getattr(seal.event, "execution", None) if seal else None
+        packed = pack(
+            WITHDRAW,
+            (rq.job(self.id), rq.queue(queue), *registries, rq.executions(self.id)),
             (
                 self.id,
-                reason or "",
-                keys.CANCEL_TTL,
-                keys.CANCEL_CHANNEL,
-                events.encode(ending),
-                ours.channel,
-                ours.reply_to,
-                ours.results,
-                ours.ttl,
+                int(seal is not None),
+                execution or "",
                 timestamp(),
-                int(now),
+                int(time.time()),
                 session.settings.failure_ttl,
             ),
         )
-        try:
-            return bool(await session.commit.call(call) != b"over")
-        except ResponseError as exc:
-            raise BusError(f"Redis refuses to cancel task {self.id}: {exc}") from exc
+        return bytes(await session.commit.call(packed))
+
+    async def _leave_word(self, session: Session, reason: str | None, seal: Seen | None) -> bool:
+        """Ask whoever runs it, or is about to; False: it has ended meanwhile."""
+        former = hashlib.sha1(seal.message, usedforsecurity=False).hexdigest() if seal else ""
+        words = (self.id, reason or "", keys.CANCEL_TTL, keys.CANCEL_CHANNEL, former)
+        packed = pack(CANCEL, (keys.log(self.id).encode(), keys.cancel(self.id).encode()), words)
+        return bool(await session.commit.call(packed))
+
+    def _names(self, session: Session, record: Record | None) -> Names:
+        if record is None:
+            return Names(self.id, "", None, session.settings.result_ttl)
+        ttl = session.settings.result_ttl if record.result_ttl is None else record.result_ttl
+        return Names(self.id, record.queue, record.reply_to, ttl)
 
     async def status(self) -> TaskStatus:
         """Where the task stands."""

@@ -36,9 +36,10 @@ BLOB_PUBLISH = _read("blob_publish")
 BLOBS = (BLOB_APPEND, BLOB_LOOK, BLOB_PUBLISH)
 
 ENQUEUE = _read("enqueue")
+WITHDRAW = _read("withdraw")
 CANCEL = _read("cancel")
 #: What producers and subscribers run.
-BUS = (ENQUEUE, CANCEL, *BLOBS)
+BUS = (ENQUEUE, WITHDRAW, SEAL, CANCEL, *BLOBS)
 
 #: What the worker does with queues and RQ's records.
 TAKE = _read("take")
