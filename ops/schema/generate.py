@@ -47,7 +47,7 @@ def envelope_schema() -> dict[str, Any]:
     components["RetryOptions"] = _described(components["RetryOptions"], envelope.RetryOptions)
     fields = schema["properties"]
     fields["v"] = {"const": envelope.VERSION, "default": envelope.VERSION}
-    _string_rule(fields["reply_to"], envelope._CHANNEL.pattern)  # noqa: SLF001 - the rule has one home
+    _string_rule(fields["reply_to"], keys.REPLY_CHANNEL.pattern)
     _alternative(fields["timeout"], "number")["exclusiveMinimum"] = 0
     fields["headers"]["propertyNames"] = {
         "pattern": _whole(envelope._HEADER_NAME.pattern),  # noqa: SLF001

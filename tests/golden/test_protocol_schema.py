@@ -45,6 +45,8 @@ BAD_ENVELOPES: dict[str, Any] = {
     "deadline as a string": {"request": REQUEST, "deadline": "tomorrow"},
     "no time at all": {"request": REQUEST, "timeout": 0},
     "channel with a space": {"request": REQUEST, "reply_to": "a b"},
+    "a channel of deltabus": {"request": REQUEST, "reply_to": "deltabus:{t}:events"},
+    "a channel of RQ": {"request": REQUEST, "reply_to": "rq:pubsub:w"},
     "empty channel": {"request": REQUEST, "reply_to": ""},
     "fewer than no retries": {"request": REQUEST, "retry": {"max": -1}},
     "an unknown policy": {"request": REQUEST, "retry": {"after_delta": "hope"}},

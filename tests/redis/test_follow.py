@@ -11,6 +11,7 @@ from bench import TASK, bench, chunk, completed, flushed
 from deltabus import commit, events, feed, follow, keys
 from deltabus.errors import (
     BusUnavailable,
+    ErrorInfo,
     InvalidRequest,
     TaskNotFound,
 )
@@ -171,13 +172,18 @@ def test_silence_makes_a_subscriber_look_at_the_log(redis_url, run, monkeypatch)
     run(main())
 
 
+def failed(task):
+    return events.Failed(task=task, id=keys.SEAL, at=1.0, error=ErrorInfo(code="internal", message="forged"))
+
+
 def test_what_strangers_publish_is_not_shown(redis_url, run):
     async def main():
         async with bench(redis_url) as b:
             attempt = await b.begin()
             subscriber = asyncio.create_task(b.collect())
             await b.subscribers(1)
-            for noise in (b"hello", b"{}", b'{"type":"delta","task":"t1","id":"x","chunks":[]}', b"\xff"):
+            forged = events.encode(failed(task="another"))
+            for noise in (forged, b"hello", b"{}", b'{"type":"delta","task":"t1","id":"x","chunks":[]}', b"\xff"):
                 await b.redis.publish(keys.events(TASK), noise)
             await attempt.write(chunk(1))
             await attempt.seal(completed())

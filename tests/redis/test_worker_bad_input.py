@@ -190,6 +190,8 @@ ENVELOPES = {
     "deadline of text": ({"request": REQUEST, "deadline": "soon"}, "deadline", "float"),
     "timeout 0": ({"request": REQUEST, "timeout": 0}, "timeout", "above 0"),
     "bad reply_to": ({"request": REQUEST, "reply_to": "two words"}, "reply_to", "channel"),
+    "another task's channel": ({"request": REQUEST, "reply_to": "deltabus:{x}:events"}, "reply_to", "deltabus:…"),
+    "RQ's commands": ({"request": REQUEST, "reply_to": "rq:pubsub:worker-1"}, "reply_to", ":pubsub:"),
     "header": ({"request": REQUEST, "headers": {"X": 1}}, "headers.*", "str"),
     "credentials": ({"request": REQUEST, "headers": {"Authorization": SECRET}}, "headers.Authorization", "credentials"),
     "no messages": ({"request": {}}, "request.messages", "required"),
@@ -202,6 +204,17 @@ ENVELOPES = {
 def test_an_envelope_that_breaks_a_rule(site, refused, envelope, param, words):
     code = "unknown_provider" if param == "provider" else "invalid_request"
     refused(put(site, call(envelope)), code, param, words)
+
+
+def test_a_refusal_is_not_published_on_another_tasks_channel(site, refused):
+    channel = "deltabus:{victim}:events"
+    with site.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(channel)
+        refused(put(site, call({"request": REQUEST, "reply_to": channel})), "invalid_request", "reply_to", "channel")
+        site.redis.publish(channel, "the first")
+        while (message := pubsub.get_message(timeout=60)) is None:
+            pass
+        assert message["data"] == b"the first"
 
 
 @pytest.mark.parametrize("deadline", [1_000_000_000.0, 0, -1.0])

@@ -41,7 +41,7 @@ class Names:
         self.task = task
         self.keys = (keys.log(task).encode(), keys.cancel(task).encode())
         self.channel = keys.events(task).encode()
-        self.reply_to = (reply_to or "").encode()
+        self.reply_to = keys.reply_channel(reply_to).encode()
         self.results = keys.results(queue).encode()
         #: Seconds the log lives after the seal; -1: for ever.
         self.ttl = -1 if result_ttl < 0 else max(result_ttl, MIN_TTL)

@@ -202,7 +202,7 @@ class DeadLetters:
                 ours = (keys.log(task), keys.cancel(task))
                 event = events.encode(Retrying(task=task, id=_ID, at=now, reason="requeued"))
                 head, _, tail = event.partition(_ID_JSON)
-                channels = (keys.events(task), letter.reply_to or "")
+                channels = (keys.events(task), keys.reply_channel(letter.reply_to))
                 arguments = (task, timestamp(), head + b'"', b'"' + tail, *channels, RUNNING_TTL)
                 self._requeue(keys=(*rq, *ours), args=arguments, client=pipe)
             fates = self._execute(pipe)

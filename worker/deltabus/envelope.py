@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from deltabus import keys
 from deltabus.errors import InvalidRequest
 
 #: The only envelope version there is.
@@ -43,7 +44,6 @@ FORBIDDEN_HEADERS: Final = frozenset(
 # RFC 9110, 5.1 and 5.5: a token, and no control characters in a value.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
-_CHANNEL = re.compile(r"[^\x00-\x20\x7f]{1,512}")
 
 
 class RetryOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -130,8 +130,11 @@ def parse(value: object) -> Envelope:
             message = f"{message}; it may be {choices}"
         raise InvalidRequest(message, param=param or None) from exc
     _check_headers(envelope.headers)
-    if envelope.reply_to is not None and not _CHANNEL.fullmatch(envelope.reply_to):
-        raise InvalidRequest("must be a channel name of 1 to 512 visible characters", param="reply_to")
+    if envelope.reply_to is not None and not keys.REPLY_CHANNEL.fullmatch(envelope.reply_to):
+        raise InvalidRequest(
+            f"must be a channel name of 1 to 512 visible characters, and none of `{keys.PREFIX}:…` or `…:pubsub:…`",
+            param="reply_to",
+        )
     if envelope.timeout is not None and not envelope.timeout > 0:
         raise InvalidRequest("must be a number of seconds above 0", param="timeout")
     return envelope

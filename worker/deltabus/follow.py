@@ -202,6 +202,8 @@ class Follower:
                 place = position(event.id)
             except (msgspec.MsgspecError, InvalidRequest):
                 return None  # Whatever this is, the log knows better.
+            if event.task != listener.task:
+                return None  # So somebody publishes here who should not.
             if place > cursor.position:
                 return Seen(message, event) if cursor.is_followed_by(event, place) else None
             if place[1] == 0:

@@ -55,6 +55,10 @@ CANCEL_TTL: Final = 24 * 3600
 #: RQ's own rule for job ids (rq.job.JOB_ID_PATTERN), with a length limit of ours; ids of blobs follow it, too.
 TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
+#: Channels that a task may name to be answered on. The worker publishes there with its own rights, so those are left
+#: out whose messages others act upon: ours, and RQ's commands to workers (`rq:pubsub:<worker>`).
+REPLY_CHANNEL: Final = re.compile(rf"(?!{PREFIX}:)(?!.*:pubsub:)[^\x00-\x20\x7f]{{1,512}}")
+
 
 def log(task: str) -> str:
     """Stream of the task's events."""
@@ -84,3 +88,11 @@ def results(queue: str) -> str:
 def blob(blob_id: str) -> str:
     """List of the blob's chunks, in order."""
     return f"{PREFIX}:blob:{blob_id}"
+
+
+def reply_channel(name: str | None) -> str:
+    """The channel that a task names to be answered on; empty: none, or one that it may not name.
+
+    Asked wherever one is used: an envelope that is refused, or a note that somebody has forged, can hold anything.
+    """
+    return name if name and REPLY_CHANNEL.fullmatch(name) else ""
