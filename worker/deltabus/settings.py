@@ -44,6 +44,9 @@ _FOREIGN: Final[Mapping[str, str]] = {"rq_key_prefix": "RQ_KEY_PREFIX"}
 #: What may stand in a file that a variable names, or elsewhere as `secretsource` says.
 _SECRET: Final = ("redis_url", "redis_password")
 
+#: Origins of values that are no files: defaults, variables, options of the command line.
+_NO_FILE: Final = re.compile(r"default|--\w+|[A-Z][A-Z0-9_]*")
+
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "after_delta": ("restart", "fail"),
     "log_level": ("debug", "info", "warning", "error", "critical"),
@@ -172,6 +175,12 @@ class Settings:
         """Configured values that must not appear in a log, an event or on a screen."""
         passwords = RedisURL.parse(self.redis_url).passwords
         return frozenset(passwords.union(*(provider.secrets for provider in self.providers.values())))
+
+    @property
+    def file(self) -> Path | None:
+        """The file that any of this comes from."""
+        origins = (origin for origin in self.sources.values() if not _NO_FILE.fullmatch(origin))
+        return next(map(Path, origins), None)
 
     def describe(self) -> list[Setting]:
         """Every setting with its value and where it comes from; secrets are masked."""

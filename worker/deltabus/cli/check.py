@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, version
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from deltabus.cli import exits
+from deltabus.cli.finding import Finding
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.providers import entries
 from deltabus.cli.queues import as_text, look
@@ -34,31 +34,28 @@ fits together, and how to mend what does not.
 Examples:
   deltabus check
   deltabus check --all                every setting, not only those that were set
+  deltabus check --production         what is unsafe (an error) or missing (a warning) for production
   deltabus check --json | jq '.findings[] | select(.state != "ok")'
 
 Exit code: 0 all is well, perhaps with warnings; 1 something is wrong; 2 the configuration is;
 3 Redis cannot be reached.
 """
 
-State = Literal["ok", "warning", "error"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    state: State
-    detail: str
-    #: How to mend it.
-    fix: str | None = None
-
 
 @click.command("check", cls=Command, help=HELP)
 @click.option("--all", "show_all", is_flag=True, help="Show every setting, not only those that were set.")
+@click.option("--production", is_flag=True, help="Look for what is unsafe or missing in production, too.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="With --production: what passes from SIGTERM to SIGKILL where the workers run. Default: 30, as in Kubernetes.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one object: ok, settings, findings.")
 @pass_session
-def check(session: Session, *, show_all: bool, as_json: bool) -> int:
+def check(session: Session, *, show_all: bool, production: bool, grace: float | None, as_json: bool) -> int:
+    if grace is not None and not production:
+        raise click.UsageError("--grace is for --production")
     settings = session.worker_settings
     screen = Screen()
     code = exits.DONE
@@ -71,11 +68,15 @@ def check(session: Session, *, show_all: bool, as_json: bool) -> int:
             findings += _told("rights", _rights(redis))
             for queue in settings.queues:
                 findings += _told(f"queue {queue}", _queue(redis, session, queue))
+            if production:
+                findings += _told("production", _production(settings, redis, grace))
     except BusUnavailable as exc:
         code = exits.UNREACHABLE
         findings.append(
             Finding("Redis", "error", str(exc), "start one with `deltabus dev`, or name yours: --redis URL")
         )
+        if production:
+            findings += _production(settings, None, grace)
     findings.append(_rq())
     screen.wait("asking the providers")
     findings += _providers(settings)
@@ -186,6 +187,13 @@ def _queue(redis: Redis, session: Session, name: str) -> Iterator[Finding]:
     else:
         said, _, fix = problem.partition(": ")
         yield Finding(f"queue {name}", "warning", f"{said}; {waiting}", fix)
+
+
+def _production(settings: Settings, redis: Redis | None, grace: float | None) -> Iterator[Finding]:
+    from deltabus.cli.production import judge
+    from deltabus.cli.surroundings import survey
+
+    yield from judge(survey(settings, redis, grace))
 
 
 def _count(number: int, noun: str) -> str:
