@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -137,6 +138,54 @@ def test_a_job_that_rq_has_left_among_the_ready_ones_is_enqueued(site) -> None:
     assert site.redis.lrange("rq:queue:chat", 0, -1) == [job.id.encode()]
     assert site.fetch(job).get_status() == "queued"
     assert not site.redis.exists("rq:ready:chat")
+
+
+def look(site: Any, lease: float = 60.0) -> float:
+    """Seconds after which another worker will look again at the latest."""
+
+    async def main() -> float:
+        async with redis.asyncio.Redis.from_url(site.url) as client:
+            return await Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=lease, result_ttl=60).patrol(())
+
+    return asyncio.run(main())
+
+
+def test_where_nothing_is_to_come_nobody_need_look_for_it(site) -> None:
+    assert look(site) == math.inf
+    assert look(site) == math.inf  # its own lease is no other's
+
+
+def test_the_next_look_is_when_the_next_lease_of_another_worker_runs_out(site) -> None:
+    now = site.redis.time()[0]
+    site.redis.zadd(keys.WORKERS, {"away": now + 40, "zed": now + 50})
+    assert 0 < look(site) <= 40
+    site.redis.zadd(keys.WORKERS, {"away": now + 300})  # behind the one who looks
+    assert 0 < look(site, lease=10.0) <= 50
+
+
+def test_a_lease_that_one_may_not_take_over_yet_is_no_reason_to_look_all_the_time(site) -> None:
+    site.redis.zadd(keys.WORKERS, {"away": 1})
+    assert look(site) == math.inf
+
+
+def test_the_next_look_is_when_the_next_scheduled_job_is_due(site) -> None:
+    now = site.redis.time()[0]
+    site.redis.zadd("rq:scheduled:chat", {"late": now + 50, "early": now + 40})
+    assert 0 < look(site) <= 40
+
+
+def test_the_next_look_is_when_a_job_has_been_taken_and_not_started_for_too_long(site) -> None:
+    site.redis.rpush("rq:queue:chat:intermediate", "stuck")
+    assert 0 < look(site) <= 60
+
+
+def test_a_server_that_has_forgotten_all_scripts_is_told_them_again(site) -> None:
+    look(site)
+    site.redis.script_flush()
+    site.redis.zadd("rq:scheduled:chat", {"due": 1})
+    site.redis.hset("rq:job:due", mapping={"status": "scheduled", "origin": "chat"})
+    look(site)
+    assert site.redis.lrange("rq:queue:chat", 0, -1) == [b"due"]
 
 
 def test_a_worker_whose_name_another_has_taken_leaves_and_touches_nothing(site) -> None:

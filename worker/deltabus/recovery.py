@@ -12,14 +12,15 @@ died is not run again: the next worker only books what the seal says.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.intermediate_queue import IntermediateQueue
@@ -52,8 +53,6 @@ class Recovery:
         self._queues = queues
         self._lease = lease
         self._result_ttl = result_ttl
-        self._reap = redis.register_script(REAP.source)
-        self._release = redis.register_script(RELEASE.source)
         self._put_back = redis.register_script(PUT_BACK.source)
         #: Since when this worker has held its lease without a break, by its monotonic clock.
         self._held_since = time.monotonic()
@@ -66,43 +65,61 @@ class Recovery:
         #: Queues that have a key of the wrong type, which was said.
         self._broken: set[str] = set()
 
-    async def patrol(self, running: Collection[str], *, born: bool = False) -> None:
+    async def patrol(self, running: Collection[str], *, born: bool = False) -> float:
         """Renew the lease, and requeue what belongs to nobody.
 
         Args:
             running: the jobs that this worker runs, or is about to.
             born: the first time, before any job is taken: an earlier worker of the same name is dead.
-        """
-        while await self._reap_the_dead(running, born=born):
-            pass
-        for name, key in self._queues.items():
-            try:
-                await self._put_back_the_stuck(key)
-                await self._release_the_due(name, key)
-            except ResponseError as exc:
-                if "WRONGTYPE" not in str(exc):
-                    raise
-                if name not in self._broken:
-                    log.error(  # noqa: TRY400 # no traceback
-                        "a key of a queue is of another type than RQ's; what was scheduled, or taken and never "
-                        "started, waits until somebody deletes or renames it",
-                        queue=name,
-                        keys=[key, IntermediateQueue.get_intermediate_queue_key(key), _scheduled(name), _ready(name)],
-                    )
-                self._broken.add(name)
-            else:
-                self._broken.discard(name)
 
-    async def _reap_the_dead(self, running: Collection[str], *, born: bool) -> bool:
+        Returns:
+            seconds until there is something to do that is known by now, besides renewing; infinite where nothing is.
+        """
+        more, waits = True, [math.inf]
+        while more:
+            lease, *looks = await self._look_round(await self._unclaimed(running), born=born)
+            more, *waits = self._report_the_dead(_checked(lease))
+            for (name, key), stuck, released in zip(self._queues.items(), looks[::2], looks[1::2], strict=True):
+                try:
+                    waits.append(await self._put_back_the_stuck(key, _checked(stuck)))
+                    waits.append(self._report_the_due(name, _checked(released)))
+                except ResponseError as exc:
+                    if "WRONGTYPE" not in str(exc):
+                        raise
+                    if name not in self._broken:
+                        log.error(  # noqa: TRY400 # no traceback
+                            "a key of a queue is of another type than RQ's; what was scheduled, or taken and never "
+                            "started, waits until somebody deletes or renames it",
+                            queue=name,
+                            keys=[key, _intermediate(key), _scheduled(name), _ready(name)],
+                        )
+                    self._broken.add(name)
+                else:
+                    self._broken.discard(name)
+        return min(waits)
+
+    async def _look_round(self, unclaimed: Sequence[bytes], *, born: bool) -> list[Any]:
+        """Ask for all there is to see, at once: an idle worker does little else, and a round trip costs it 400 us."""
         # After an outage, or a failover, all leases have run out: the others need time to come back.
         settled = time.monotonic() - self._held_since > self._lease
-        good, requeued, buried, more = await self._reap(
-            keys=[keys.WORKERS, REDIS_WORKER_KEYS],
-            args=[
-                *(self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born), int(settled), self._result_ttl),
-                *await self._unclaimed(running),
-            ],
-        )
+        now = utcformat(datetime.now(UTC))
+        pipeline = self._redis.pipeline(transaction=False)
+        lease = (self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born), int(settled), self._result_ttl)
+        pipeline.evalsha(REAP.sha.decode(), 2, keys.WORKERS, REDIS_WORKER_KEYS, *lease, *unclaimed)
+        for name, key in self._queues.items():
+            pipeline.lrange(_intermediate(key), 0, BATCH - 1)
+            release = (_scheduled(name), key, _ready(name), Job.key_for(""), now, BATCH)
+            pipeline.evalsha(RELEASE.sha.decode(), 3, *release)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            for script in (REAP, RELEASE):
+                await self._redis.script_load(script.source)
+            return await self._look_round(unclaimed, born=born)
+        return replies
+
+    def _report_the_dead(self, reply: Sequence[Any]) -> tuple[bool, float]:
+        """Whether there are more of them, and seconds until the next lease runs out."""
+        good, requeued, buried, more, wait = reply
         if not good:
             self._held_since = time.monotonic()
         if requeued:
@@ -110,7 +127,7 @@ class Recovery:
             log.warning("requeued jobs that nobody was running any more", jobs=len(requeued))
         for name in buried:
             log.warning("a worker's lease ran out", lost=name.decode(errors="replace"))
-        return bool(more)
+        return bool(more), _seconds(wait)
 
     async def _unclaimed(self, running: Collection[str]) -> list[bytes]:
         """What Redis says this worker runs, at two looks a lease apart, and it does not."""
@@ -123,27 +140,51 @@ class Recovery:
         twice, self._strange = strange & self._strange, strange - self._strange
         return list(twice)[:BATCH]
 
-    async def _release_the_due(self, name: str, queue_key: str) -> None:
-        """Enqueue what waits for nothing any more: neither RQ's scheduler nor its maintenance need run for that."""
-        args: list[str | int] = [Job.key_for(""), utcformat(datetime.now(UTC)), BATCH]
-        if released := await self._release(keys=[_scheduled(name), queue_key, _ready(name)], args=args):
-            log.debug("released jobs that waited", queue=name, jobs=released)
+    def _report_the_due(self, name: str, reply: Sequence[Any]) -> float:
+        """What waits for nothing any more is enqueued: neither RQ's scheduler nor its maintenance need run for that.
 
-    async def _put_back_the_stuck(self, queue_key: str) -> None:
-        intermediate = IntermediateQueue.get_intermediate_queue_key(queue_key)
+        Returns:
+            seconds until the next is due.
+        """
+        released, wait = reply
+        if released:
+            log.debug("released jobs that waited", queue=name, jobs=released)
+        return _seconds(wait)
+
+    async def _put_back_the_stuck(self, queue_key: str, ids: Sequence[bytes]) -> float:
+        """Seconds until the next of these, which are in the intermediate list, has been there for too long."""
         now = time.monotonic()
-        ids: list[bytes] = await self._redis.lrange(intermediate, 0, BATCH - 1)  # type: ignore[assignment] # no decoding
         here = {(queue_key, job_id) for job_id in ids}
         for gone in [entry for entry in self._seen if entry[0] == queue_key and entry not in here]:
             del self._seen[gone]
+        wait = math.inf
         for entry in here:
-            if now - self._seen.setdefault(entry, now) < self._lease:
+            left = self._seen.setdefault(entry, now) + self._lease - now
+            if left > 0:
+                wait = min(wait, left)
                 continue
             job_id = entry[1].decode(errors="replace")
             first_seen = IntermediateQueue(queue_key, self._redis).get_first_seen_key(job_id)  # type: ignore[arg-type]
-            if await self._put_back(keys=[intermediate, queue_key, first_seen], args=[job_id]):
+            if await self._put_back(keys=[_intermediate(queue_key), queue_key, first_seen], args=[job_id]):
                 telemetry.observer().recovered(1, "never_started")
                 log.warning("requeued a job that was taken and never started", task=job_id)
+        return wait
+
+
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _seconds(wait: bytes) -> float:
+    """How long there is nothing to do, by a script's answer. What it has left undone, it does the next time."""
+    seconds = float(wait or math.inf)
+    return seconds if seconds > 0 else math.inf
+
+
+def _intermediate(queue_key: str) -> str:
+    return str(IntermediateQueue.get_intermediate_queue_key(queue_key))
 
 
 def _scheduled(queue: str) -> str:

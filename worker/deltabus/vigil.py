@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, Final
@@ -34,8 +35,8 @@ log = structlog.get_logger("deltabus.worker")
 #: Seconds between two renewals of RQ's own leases, which last `ledger.EXECUTION_TTL`.
 RQ_LEASE_INTERVAL: Final = 30.0
 
-#: Longest time, in seconds, between two looks for work that belongs to nobody.
-PATROL_INTERVAL: Final = 1.0
+#: Longest time, in seconds, between two looks for work that belongs to nobody, where none is known to come earlier.
+PATROL_INTERVAL: Final = 2.0
 
 #: Seconds before maintenance that met an outage is tried again.
 MAINTAIN_AGAIN: Final = 5.0
@@ -84,6 +85,8 @@ class Vigil:
         self._give_way = give_way
         self._outage = outage
         self._shown: WorkerStatus | None = None
+        #: Seconds after a look for work that belongs to nobody at which there is some.
+        self._patrol_due = math.inf
         self._rq_leases_due = time.monotonic() + RQ_LEASE_INTERVAL
 
     @contextlib.asynccontextmanager
@@ -117,13 +120,14 @@ class Vigil:
 
     async def _patrol(self) -> None:
         while True:
-            await asyncio.sleep(min(PATROL_INTERVAL, self._worker.settings.lease / 5))
+            await asyncio.sleep(min(PATROL_INTERVAL, self._worker.settings.lease / 5, self._patrol_due))
             await self._patrol_once()
 
     async def _patrol_once(self, *, born: bool = False) -> bool:
         try:
-            await self._recovery.patrol({slot.task for slot in self._slots}, born=born)
+            self._patrol_due = await self._recovery.patrol({slot.task for slot in self._slots}, born=born)
         except (RedisError, OSError) as exc:
+            self._patrol_due = math.inf
             self._outage.meets("lease", exc)
             return False
         self._outage.is_over_for("lease")

@@ -24,7 +24,7 @@
 -- is sealed as `cancelled`: deltabus:{<job>}:log (stream) and deltabus:{<job>}:cancel (string).
 --
 -- Returns {whether this worker's lease was still good (0 or 1), requeued ids, names of the workers that are
--- done with, whether there is more to do (0 or 1)}.
+-- done with, whether there is more to do (0 or 1), seconds until another worker's lease runs out ("": there is none)}.
 
 local SEAL = '9007199254740991-0'
 
@@ -116,4 +116,11 @@ for _, name in ipairs(dead) do
   redis.call('ZREM', KEYS[1], name)
   buried[#buried + 1] = name
 end
-return {good and 1 or 0, requeued, buried, room <= 0 and 1 or 0}
+local wait = ''
+local first = redis.call('ZRANGE', KEYS[1], 0, 1, 'WITHSCORES')
+for i = #first - 1, 1, -2 do
+  if first[i] ~= ARGV[1] then
+    wait = string.format('%.6f', tonumber(first[i + 1]) - now)
+  end
+end
+return {good and 1 or 0, requeued, buried, room <= 0 and 1 or 0, wait}

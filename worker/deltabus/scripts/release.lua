@@ -12,7 +12,7 @@
 -- Jobs with a rate limit are left to RQ, which must ask the limiter first. What is no hash goes on the queue as well: who
 -- takes it from there says so, and it is in nobody's way here.
 --
--- Returns how many jobs were enqueued.
+-- Returns {how many jobs were enqueued, seconds until the next is due ("": there is none)}.
 
 local released = 0
 
@@ -32,11 +32,16 @@ local function release(registry, id, wanted)
   end
 end
 
-local now = redis.call('TIME')[1]
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[3])) do
+local time = redis.call('TIME')
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', time[1], 'LIMIT', 0, ARGV[3])) do
   release(KEYS[1], id)
 end
 for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, ARGV[3] - 1)) do
   release(KEYS[3], id, 'ready_to_enqueue')
 end
-return released
+local wait = ''
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if first[1] then
+  wait = string.format('%.6f', tonumber(first[2]) - tonumber(time[1]) - tonumber(time[2]) / 1000000)
+end
+return {released, wait}
