@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 import redis.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltabus import keys, scripts
-from deltabus.commit import address, own_connection, pack_command
+from deltabus.commit import address, own_connection, pack_command, resettable
 
 words = st.one_of(st.binary(max_size=50), st.text(max_size=50), st.integers(-(2**63), 2**63))
 
@@ -39,6 +42,35 @@ def test_an_own_connection_has_the_clients_credentials_and_no_retries_of_its_own
     assert (connection.username, connection.password) == ("user", "secret")
     assert connection.socket_timeout is None
     assert connection.retry.get_retries() == 0
+
+
+class Swallowing:
+    """A connection that has sent when it is cancelled, and returns all the same, as on Python 3.11."""
+
+    def __init__(self):
+        self.sent = asyncio.Event()
+        self.connected = True
+
+    async def send_packed_command(self, command, check_health=True):
+        self.sent.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async def disconnect(self, nowait=False):
+        self.connected = False
+
+
+def test_a_cancellation_that_is_swallowed_while_sending_counts_all_the_same():
+    async def main():
+        connection = resettable(Swallowing)()
+        sending = asyncio.create_task(connection.send_packed_command(b"PING"))
+        await connection.sent.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert not connection.connected  # the answer is still to come
+
+    asyncio.run(main())
 
 
 def test_every_script_that_knows_the_seal_knows_the_same():

@@ -97,18 +97,24 @@ def own_connection(client: redis.asyncio.Redis) -> Any:
 
 
 def resettable(kind: Any) -> Any:
-    """A kind of redis-py's asyncio connections whose peer may reset it at any time, on any loop.
+    """A kind of redis-py's asyncio connections whose peer may reset it, and whose user may be cancelled, at any time.
 
     Where the peer has reset an idle connection, uvloop answers the next write with a RuntimeError; asyncio, and whoever
-    mends connections, knows an OSError.
+    mends connections, knows an OSError. And Python 3.11's wait_for, in which redis-py sends, swallows a cancellation
+    that comes in the moment in which it is done (python/cpython#86296).
     """
 
     class Resettable(kind):  # type: ignore[misc] # which it is, the caller says
         async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            task = asyncio.current_task()
+            before = task.cancelling() if task else 0
             try:
                 await super().send_packed_command(command, check_health)
             except RuntimeError as exc:
                 raise redis.ConnectionError("the connection to Redis was reset") from exc
+            if task and task.cancelling() > before:
+                await self.disconnect(nowait=True)  # nobody reads the answer
+                raise asyncio.CancelledError
 
     return Resettable
 

@@ -18,7 +18,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -152,13 +152,17 @@ class AsyncWorker(BaseWorker):
             self._start_scheduler(burst, logging_level, date_format, log_format)
         done = False
         try:
-            with _rarely_collected(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                taken = runner.run(self._work(burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time))
+            taken = self._live(self._work(burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time))
             done = True
         finally:
             if not self._abandoned:  # RQ would forget what this worker was running
                 self._sign_off(keep_lease=not done)
         return taken > 0
+
+    def _live(self, work: Coroutine[Any, Any, int]) -> int:
+        """Run a shift on a loop of its own, to its end."""
+        with _rarely_collected(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(work)
 
     def _sign_off(self, *, keep_lease: bool) -> None:
         """Take this worker out of RQ's records, then give up its lease: while it is there, others bury it."""

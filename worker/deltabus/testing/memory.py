@@ -6,6 +6,8 @@
 
     async with memory_bus() as bus: ...          # the same with an `AsyncBus`
 
+    with memory_bus(crash_after=3) as bus: ...   # the worker dies behind event 1-3, and another takes over
+
 Everything is what runs in production, but for the server: fakeredis (extra `testing`) stands in for it.
 The echo provider answers, unless the settings name another.
 """
@@ -13,16 +15,20 @@ The echo provider answers, unless the settings name another.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from redis.asyncio import Redis
+from rq.intermediate_queue import IntermediateQueue
 
+from deltabus import keys
 from deltabus.blocking import Bus
 from deltabus.bus import AsyncBus
 from deltabus.errors import ConfigError
 from deltabus.settings import Settings, load
+from deltabus.testing.crash import Crash
 from deltabus.worker import AsyncWorker
 
 try:
@@ -31,23 +37,39 @@ except ImportError as exc:
     raise ConfigError("memory_bus() needs fakeredis: pip install 'deltabus[testing]'") from exc
 
 
-def memory_bus(settings: Settings | None = None) -> MemoryBus:
+def memory_bus(settings: Settings | None = None, *, crash_after: int | None = None) -> MemoryBus:
     """A bus of its own for one `with` block.
 
     Args:
         settings: for bus and worker; by default the defaults, whatever file and environment say.
+        crash_after: once, the worker dies with all it runs, when the event of that number of some task is in its log:
+            0 is `started`, and the terminal event counts as the next one behind the attempt's last. Another worker
+            takes over at once. So that the numbers do not depend on the machine, each chunk is an event of its own
+            (`max_pending_bytes` is 1).
+
+    Raises:
+        ValueError: `crash_after` is below 0.
+        AssertionError: at the end of the block, where the worker did not die: a test that nothing happened to has
+            shown nothing.
     """
-    return MemoryBus(load(environ={}) if settings is None else settings)
+    settings = load(environ={}) if settings is None else settings
+    if crash_after is None:
+        return MemoryBus(settings)
+    if crash_after < 0:
+        raise ValueError(f"crash_after={crash_after}: events are numbered from 0, which is `started`")
+    return MemoryBus(replace(settings, max_pending_bytes=1), crash_after)
 
 
 class MemoryBus:
     """Starts a worker and gives a bus: `with` a `Bus`, `async with` an `AsyncBus`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, crash_after: int | None = None) -> None:
         self._settings = settings
         self._server = fakeredis.FakeServer(server_type="redis", version=(7,))
-        self._worker = _Worker(self._server, settings)
-        self._thread = threading.Thread(target=self._worker.work, name="deltabus memory worker", daemon=True)
+        self._crash = None if crash_after is None else Crash(crash_after, fakeredis.FakeRedis(server=self._server))
+        self._replaced = threading.Event()
+        self._worker = _Worker(self._server, settings, self._crash, self._replace)
+        self._thread = _hire(self._worker)
         self._bus: Bus | None = None
         self._async_bus: AsyncBus | None = None
 
@@ -61,7 +83,7 @@ class MemoryBus:
     ) -> None:
         assert self._bus is not None
         self._bus.close()
-        self._stop()
+        self._stop(error)
 
     async def __aenter__(self) -> AsyncBus:
         self._thread.start()
@@ -73,31 +95,92 @@ class MemoryBus:
     ) -> None:
         assert self._async_bus is not None
         await self._async_bus.aclose()
-        self._stop()
+        self._stop(error)
 
     def _client(self) -> Redis:
         return fakeredis.FakeAsyncRedis(server=self._server)
 
-    def _stop(self) -> None:
+    def _replace(self) -> None:
+        """Put another worker in the place of one that has died: of its name, so that it takes over at once."""
+        dead = self._worker
+        try:
+            with fakeredis.FakeRedis(server=self._server) as redis:
+                # What comes of its lease running out, and nobody has to wait for that.
+                redis.zadd(keys.WORKERS, {dead.name: 0})
+                for queue in dead.queues:
+                    intermediate = IntermediateQueue.get_intermediate_queue_key(queue.key)
+                    while redis.lmove(intermediate, queue.key, "RIGHT", "LEFT"):
+                        pass
+            self._worker = _Worker(self._server, self._settings, name=dead.name)
+            self._thread = _hire(self._worker)
+            self._thread.start()
+        finally:
+            self._replaced.set()
+
+    def _stop(self, error: BaseException | None) -> None:
         """End the worker; tasks that still run are dropped with their bus."""
+        alive = self._crash is None or self._crash.call_off()
+        if not alive:
+            self._replaced.wait()
         self._worker.began.wait()
         self._worker.stop()
         self._thread.join()
+        if self._crash is not None:
+            self._crash.close()
+            if alive and error is None:
+                raise AssertionError(self._crash.explain())
+
+
+def _hire(worker: _Worker) -> threading.Thread:
+    """The thread of a worker."""
+
+    def work() -> None:
+        try:
+            worker.work()
+        finally:
+            worker.began.set()
+
+    return threading.Thread(target=work, name="deltabus memory worker", daemon=True)
 
 
 class _Worker(AsyncWorker):
-    """An AsyncWorker on a fake server, in a thread, that leaves the program's logging alone."""
+    """An AsyncWorker on a fake server, in a thread, that leaves the program's logging alone.
 
-    def __init__(self, server: fakeredis.FakeServer, settings: Settings) -> None:
+    Args:
+        crash: when it dies; None: never.
+        on_death: called then, on its thread.
+    """
+
+    def __init__(
+        self,
+        server: fakeredis.FakeServer,
+        settings: Settings,
+        crash: Crash | None = None,
+        on_death: Callable[[], None] | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
         self._server = server
-        #: Set once the worker can be stopped.
+        self._crash = crash
+        self._on_death = on_death
+        #: Set once the worker can be stopped, or has stopped.
         self.began = threading.Event()
         connection = fakeredis.FakeRedis(server=server)
-        super().__init__(settings.queues, connection=connection, settings=replace(settings, drain_timeout=0.0))
+        if crash is not None:
+            crash.befall(connection)
+        super().__init__(settings.queues, name, connection=connection, settings=replace(settings, drain_timeout=0.0))
 
     def open_redis(self) -> Redis:
         self.began.set()
-        return fakeredis.FakeAsyncRedis(server=self._server)
+        client = fakeredis.FakeAsyncRedis(server=self._server)
+        if self._crash is not None:
+            self._crash.befall(client)
+        return client
+
+    def _live(self, work: Coroutine[Any, Any, int]) -> int:
+        if self._crash is None or self._on_death is None:
+            return super()._live(work)
+        return self._crash.live(work, self._on_death)
 
     def _configure_logs(self, level: str | None) -> None:
         pass
