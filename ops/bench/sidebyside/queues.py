@@ -9,6 +9,7 @@ from typing import Final
 
 import redis
 
+from deltabus import Bus
 from sidebyside.process import Process
 from sidebyside.sample import OURS
 from sidebyside.stage import Stage
@@ -59,10 +60,15 @@ class Racer:
 
 def feed(stage: Stage, tasks: int) -> None:
     """Put tasks on our queue that the provider `echo` answers at once."""
-    request = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
     with stage.bus() as bus:
-        for begin in range(0, tasks, BATCH):
-            bus.chat_many([request] * min(BATCH, tasks - begin), queue="bench")
+        put(bus, tasks)
+
+
+def put(bus: Bus, tasks: int) -> None:
+    """The same, over a bus that is there."""
+    request = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+    for begin in range(0, tasks, BATCH):
+        bus.chat_many([request] * min(BATCH, tasks - begin), queue="bench")
 
 
 RQ_WORKER: Final = ("rq", "worker", "--quiet", "bench")

@@ -9,7 +9,7 @@ from typing import Final
 
 from sidebyside.environments import NotInstalled
 from sidebyside.process import answer_of, wait_until
-from sidebyside.queues import feed
+from sidebyside.queues import put
 from sidebyside.redismeter import cost
 from sidebyside.sample import OURS, Metric, Sample
 from sidebyside.stage import PATIENCE, Stage
@@ -32,9 +32,7 @@ _IMPORT: Final = (
 def measure(stage: Stage) -> Iterator[Sample]:
     stage.clear()
     tasks = stage.pick(3000, 500)
-    begun = time.perf_counter()
-    feed(stage, tasks)
-    yield _sample("enqueue, in batches", OURS, {"tasks/s": tasks / (time.perf_counter() - begun)})
+    yield _sample("enqueue, in batches", OURS, {"tasks/s": tasks / _in_batches(stage, tasks)})
     yield _sample("enqueue, one by one", OURS, {"tasks/s": tasks / 5 / _one_by_one(stage, tasks // 5)})
     if not stage.alone:
         try:
@@ -60,6 +58,14 @@ def measure(stage: Stage) -> Iterator[Sample]:
             "commands while idle": (cost(stage.client)["commands"] - before - 1) / seconds,
         }
     yield _sample("one worker process", OURS, figures)
+
+
+def _in_batches(stage: Stage, tasks: int) -> float:
+    """Seconds for so many. As with RQ, the first call connects; what is imported and made before it is not counted."""
+    with stage.bus() as bus:
+        begun = time.perf_counter()
+        put(bus, tasks)
+        return time.perf_counter() - begun
 
 
 def _one_by_one(stage: Stage, tasks: int) -> float:
