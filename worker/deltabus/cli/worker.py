@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -65,8 +63,7 @@ def worker(
         settings = replace(settings, queues=queues)
     if concurrency is not None:
         settings = replace(settings, concurrency=concurrency)
-    with _importing():
-        from deltabus import logs
+    from deltabus import logs
 
     logs.configure(settings)
     if supervised:
@@ -97,21 +94,9 @@ def command(session: Session, settings: Settings, *options: str) -> tuple[list[s
     return words, {**kept, "DELTABUS_REDIS_URL": settings.redis_url}
 
 
-@contextlib.contextmanager
-def _importing() -> Iterator[None]:
-    """What is imported is no garbage. Python would look for some all the same, in a tenth of the time that it takes."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | None, supervised: bool) -> int:
-    with _importing():
-        from deltabus.discovery import blocking
-        from deltabus.worker import AsyncWorker
+    from deltabus.discovery import blocking
+    from deltabus.worker import AsyncWorker
 
     connect(settings).close()
     with blocking(settings.redis_url) as connection:
