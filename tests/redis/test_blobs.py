@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from deltabus.blobs import CHUNK, BlobBroken
 from deltabus.settings import Settings
 
 #: A little over two chunks, and every chunk another.
-DATA = b"".join(index.to_bytes(4) for index in range((2 * CHUNK + 1000) // 4))
+DATA = random.Random(3).randbytes(2 * CHUNK + 1000)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -20,7 +21,7 @@ from deltabus.errors import InvalidRequest, PayloadTooLarge
 from deltabus.provider import Download
 
 #: A little over two chunks, and every chunk another.
-DATA = b"".join(index.to_bytes(4) for index in range((2 * CHUNK + 1000) // 4))
+DATA = random.Random(3).randbytes(2 * CHUNK + 1000)
 
 
 @pytest.fixture
