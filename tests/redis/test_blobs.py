@@ -6,6 +6,7 @@ import io
 import os
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def test_what_is_not_a_blob_is_said_to_be_none(redis_url, client):
 
 
 def test_a_redis_that_is_not_there_is_an_error():
-    with Bus("redis://127.0.0.1:9/0") as bus, pytest.raises(BusUnavailable):
+    settings = replace(Settings(), redis_url="redis://127.0.0.1:9/0", redis_timeout=0.3)
+    with Bus(settings=settings) as bus, pytest.raises(BusUnavailable):
         bus.blob(b"x")
 
 

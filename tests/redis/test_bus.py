@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import redis
@@ -20,6 +21,7 @@ from deltabus.errors import (
     TaskRestarted,
 )
 from deltabus.events import Cancelled, Completed, Failed
+from deltabus.settings import Settings
 
 
 def test_the_result_is_what_the_provider_returned(redis_url, run):
@@ -144,9 +146,13 @@ def test_an_rq_key_prefix_is_honoured(redis_url, run):
     run(main())
 
 
+def impatient(url: str) -> Settings:
+    return replace(Settings(), redis_url=url, redis_timeout=0.3)
+
+
 def test_a_redis_that_is_not_there_is_an_error_that_names_it_without_the_password(run):
     async def main():
-        async with AsyncBus("redis://user:hunter2@127.0.0.1:9/0") as bus:
+        async with AsyncBus(settings=impatient("redis://user:hunter2@127.0.0.1:9/0")) as bus:
             for call in (bus.chat(messages="x"), bus.task("t1").result(), bus.task("t1").status()):
                 with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:9") as caught:
                     await call
@@ -159,7 +165,7 @@ def test_a_wrong_password_is_an_error_too(fresh_redis, run):
     async def main():
         async with redis.asyncio.Redis.from_url(fresh_redis.url) as client:
             await client.config_set("requirepass", "right")
-            async with AsyncBus(fresh_redis.url.replace("://", "://:wrong@")) as bus:
+            async with AsyncBus(settings=impatient(fresh_redis.url.replace("://", "://:wrong@"))) as bus:
                 with pytest.raises(BusUnavailable) as caught:
                     await bus.chat(messages="x")
                 assert "wrong@" not in str(caught.value)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -154,7 +155,8 @@ def test_a_fork_and_an_exit_without_close_do_no_harm(redis_url, program):
 
 
 def test_a_redis_that_is_not_there_is_an_error_here_too():
-    with Bus("redis://127.0.0.1:9/0") as bus, pytest.raises(BusUnavailable):
+    settings = replace(Settings(), redis_url="redis://127.0.0.1:9/0", redis_timeout=0.3)
+    with Bus(settings=settings) as bus, pytest.raises(BusUnavailable):
         bus.chat(messages="x")
 
 

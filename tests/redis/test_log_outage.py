@@ -185,9 +185,7 @@ def test_too_much_that_waits_for_redis_holds_the_writer_up(fresh_redis, run):
     run(main())
 
 
-def test_closing_gives_up_what_cannot_be_written(fresh_redis, run, monkeypatch):
-    monkeypatch.setattr(commit, "FLUSH_TIMEOUT", 0.2)
-
+def test_closing_gives_up_what_cannot_be_written(fresh_redis, run):
     async def main():
         async with bench(fresh_redis.url) as b:
             stream = Streaming(await b.begin())
@@ -196,7 +194,7 @@ def test_closing_gives_up_what_cannot_be_written(fresh_redis, run, monkeypatch):
             sealing = asyncio.create_task(stream.seal())
             beginning = asyncio.create_task(b.begin("t2"))
             await asyncio.sleep(0)
-            await b.log.aclose()
+            await b.log.aclose(patience=0.2)
             for waiting in (sealing, beginning):
                 with pytest.raises(BusUnavailable):
                     await waiting

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from rq.job import JobStatus
 
-from deltabus import keys
+from deltabus import intake, keys
 from deltabus.events import Completed, Failed
 
 REQUEST = {"messages": [{"role": "user", "content": "the quick brown prompt jumps"}]}
@@ -236,7 +236,8 @@ def test_a_scheduled_id_whose_key_is_no_hash_fails_and_the_rest_of_the_schedule_
 
 
 @pytest.mark.parametrize("key", ["rq:scheduled:spoilt", "rq:queue:spoilt:intermediate", "rq:queue:spoilt"])
-def test_a_queue_with_a_key_of_the_wrong_type_is_named_and_does_not_stop_the_others(site, capfd, key):
+def test_a_queue_with_a_key_of_the_wrong_type_is_named_and_does_not_stop_the_others(site, capfd, monkeypatch, key):
+    monkeypatch.setattr(intake, "BLOCK", 1.0)
     site.redis.set(key, "of another type")
     due = (
         site.queue("spoilt").enqueue_in(timedelta(0), "deltabus.tasks.chat", {"request": REQUEST})

@@ -215,8 +215,10 @@ async def write(blobs: Blobs, data: Data, *, ttl: int, limit: int) -> str:
                 _check_size(size, limit)
                 await writer.write(piece)
         await writer.close()
+    except BusUnavailable:
+        raise  # its TTL sees to what is there: to ask for its end would take as long again
     except BaseException:
-        with contextlib.suppress(BusUnavailable):  # then its TTL sees to it
+        with contextlib.suppress(BusUnavailable):
             await writer.discard()
         raise
     return writer.id
