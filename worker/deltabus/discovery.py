@@ -26,6 +26,14 @@ from redis.retry import Retry
 from deltabus.errors import ConfigError
 from deltabus.redisurl import Node, RedisURL
 
+try:
+    from redis.driver_info import DriverInfo
+except ImportError:  # an older redis-py, which reads its version once
+    _DRIVER: Mapping[str, Any] = {}
+else:
+    #: What connections say of their client. Each would read redis-py's metadata to find its version: 400 us.
+    _DRIVER = {"driver_info": DriverInfo()}
+
 #: Seconds that one Sentinel may take to be reached, and to answer, at the most.
 PATIENCE: Final = 1.0
 
@@ -287,9 +295,10 @@ def options(url: str) -> dict[str, Any]:
         if name in _FILES and not Path(path).is_file():
             raise ConfigError(f"`redis_url`: the option `{name}` names a file that is not there: {path}")
     try:
-        kwargs: dict[str, Any] = dict(parse_url(where.of(where.nodes[0]) if where.nodes else url))  # type: ignore[no-untyped-call]
+        parsed = parse_url(where.of(where.nodes[0]) if where.nodes else url)  # type: ignore[no-untyped-call]
     except ValueError as exc:
         raise ConfigError(f"`redis_url`: {exc}") from exc
+    kwargs: dict[str, Any] = {**_DRIVER, **parsed}
     if where.nodes:
         for name in ("host", "port", "connection_class"):
             kwargs.pop(name, None)
