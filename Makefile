@@ -21,6 +21,13 @@ DEV := $(VENV)/.installed-dev
 PEER := .cache/peers/litellm
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input
 
+# What makes the lock and checks the files of ops/deploy: 200 MB, so in an environment of its own.
+TOOLS := .cache/tools
+# Extras of pyproject.toml that a release installs.
+LOCKED_EXTRAS :=
+# Which service `make audit` asks: pypi or osv.
+SERVICE ?= pypi
+
 # The chaos run: tasks that are sent, seconds for which faults strike, worker processes. SEED=N repeats the plan
 # of a run, JSON=1 prints the result as JSON.
 TASKS ?= 1000
@@ -30,7 +37,7 @@ WORKERS ?= 4
 # The benchmark: SCENARIO=noop runs one of its scenarios, QUICK=1 smaller ones, REPEAT=N each so often.
 SCENARIO ?= all
 
-.PHONY: help demo test chaos shows bench peers lint format clean
+.PHONY: help demo test chaos shows bench peers lint format tools lock audit sbom clean
 
 help:
 	@echo "make demo    a task through a private Redis and a worker, streamed to this terminal"
@@ -43,6 +50,9 @@ help:
 	@echo "make peers   the bus in front of a server that nobody here wrote: LiteLLM's proxy"
 	@echo "make lint    ruff, mypy, import contracts"
 	@echo "make format  what ruff can mend by itself"
+	@echo "make lock    pin what a release installs, by hash, in ops/deploy; make lock UPGRADE=1 the newest versions"
+	@echo "make audit   ask for known vulnerabilities of what is pinned; it says so where it cannot ask"
+	@echo "make sbom    the bill of materials of a release, CycloneDX: dist/sbom.cdx.json"
 	@echo "make clean   remove what the other targets made"
 
 demo: $(RUN)
@@ -78,6 +88,25 @@ format: $(DEV)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+tools: $(TOOLS)/.installed
+
+# uv writes no address of an index into a lock. It keeps the versions that are there, as far as pyproject.toml allows.
+COMPILE = $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+lock: $(TOOLS)/.installed
+	$(COMPILE) $(LOCKED_EXTRAS:%=--extra %) --output-file ops/deploy/worker.lock pyproject.toml
+	@$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(COMPILE) --output-file ops/deploy/build.lock -
+
+audit: $(DEV) $(TOOLS)/.installed
+	PYTHONPATH=ops $(VENV)/bin/python -m supply.audit $(TOOLS)/bin/pip-audit --vulnerability-service $(SERVICE)
+
+sbom: $(RUN) $(TOOLS)/.installed
+	@mkdir -p dist
+	PYTHONPATH=ops $(VENV)/bin/python -m supply.sbom > dist/sbom.cdx.json
+	$(TOOLS)/bin/python ops/supply/validate.py dist/sbom.cdx.json
+
 clean:
 	rm -rf $(VENV) .cache build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find worker plugins tests ops -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -100,6 +129,13 @@ $(PEER)/.installed: ops/peers/litellm/requirements.txt | $(VENV)/bin/python
 	@rm -rf $(PEER)
 	@$(VENV)/bin/python -m venv $(PEER)
 	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --requirement $<
+	@touch $@
+
+$(TOOLS)/.installed: ops/deploy/tools.txt | $(VENV)/bin/python
+	@echo "installing what checks a deployment into $(TOOLS); this is done once and takes 200 MB"
+	@rm -rf $(TOOLS)
+	@$(VENV)/bin/python -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --requirement $<
 	@touch $@
 
 $(DEV): pyproject.toml | $(VENV)/bin/python
