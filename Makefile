@@ -105,7 +105,7 @@ audit: $(DEV) $(TOOLS)/.installed
 sbom: $(RUN) $(TOOLS)/.installed
 	@mkdir -p dist
 	PYTHONPATH=ops $(VENV)/bin/python -m supply.sbom > dist/sbom.cdx.json
-	$(TOOLS)/bin/python ops/supply/validate.py dist/sbom.cdx.json
+	$(TOOLS)/bin/python ops/deploy/sbom_schema.py dist/sbom.cdx.json
 
 clean:
 	rm -rf $(VENV) .cache build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

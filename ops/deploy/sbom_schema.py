@@ -1,4 +1,4 @@
-"""Whether a bill of materials is one: `validate.py sbom.cdx.json`, by the schema that the CycloneDX library brings.
+"""Whether a bill of materials is one: `sbom_schema.py sbom.cdx.json`, by the schema that the CycloneDX library brings.
 
 Runs in the environment of `make tools`, which has that library.
 """
