@@ -1,0 +1,84 @@
+"""What a bus does, on a server that refuses whatever touches keys of two slots: a Redis Cluster of one node.
+
+RQ's keys are in one slot, by a hash tag in their prefix; each task's own keys are in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from bench import bench, completed, delta
+
+from deltabus import Bus, keys
+from deltabus.embedded import EmbeddedRedis
+from deltabus.errors import CancelRequested, TaskCancelled, TaskExists
+from deltabus.settings import Settings
+
+PREFIX = "{rq}"
+SLOTS = 16384
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The URL of a cluster of one node, which has all slots."""
+    with EmbeddedRedis(args=("--cluster-enabled", "yes")) as server, redis.Redis.from_url(server.url) as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(SLOTS))
+        while client.cluster("info")["cluster_state"] != "ok":
+            pass  # it takes a moment, of which there is no event
+        with pytest.raises(redis.ResponseError, match="same slot"):
+            client.mset({f"{PREFIX}:a": 1, keys.log("t"): 2})
+        yield server.url
+
+
+@pytest.fixture
+def cluster_url(cluster: str) -> str:
+    with redis.Redis.from_url(cluster) as client:
+        client.flushall()
+    return cluster
+
+
+def test_tasks_are_enqueued_followed_and_settled(cluster_url, run):
+    async def main():
+        async with bench(cluster_url, rq_key_prefix=PREFIX) as b:
+            many = await b.bus.chat_many([{"messages": f"m{n}"} for n in range(150)])
+            assert await b.redis.lrange(f"{PREFIX}:queue:chat", 0, -1) == [task.id.encode() for task in many]
+            await b.redis.set(keys.cancel("t1"), "of another task that was deleted")
+            task = await b.bus.chat(messages="hi", task_id="t1")
+            with pytest.raises(TaskExists):
+                await b.bus.chat(messages="hi", task_id="t1")
+            assert (await task.status()).position == 150
+            attempt = await b.begin("t1")
+            await attempt.write(delta("x"))
+            await attempt.seal(completed("done"))
+            assert await task.result() == "done"
+            assert [piece async for piece in task.text()] == ["x"]
+
+    run(main())
+
+
+def test_tasks_are_cancelled_wherever_they_are(cluster_url, run):
+    async def main():
+        async with bench(cluster_url, rq_key_prefix=PREFIX) as b:
+            waits = await b.bus.chat(messages="hi")
+            assert await waits.cancel("no") is True
+            with pytest.raises(TaskCancelled, match="no"):
+                await waits.result()
+            assert await waits.cancel() is False
+            taken = await b.bus.chat(messages="hi")
+            await b.redis.lpop(f"{PREFIX}:queue:chat")
+            assert await taken.cancel("stop") is True
+            with pytest.raises(CancelRequested, match="stop"):
+                await b.begin(taken.id)
+
+    run(main())
+
+
+def test_threads_and_blobs_do_as_well(cluster_url):
+    with Bus(settings=Settings(redis_url=cluster_url, rq_key_prefix=PREFIX)) as bus:
+        task = bus.chat(messages="hi", task_id="t1")
+        with pytest.raises(TaskExists):
+            bus.chat(messages="hi", task_id="t1")
+        assert b"".join(bus.read_blob(bus.blob(b"x" * 3_000_000))) == b"x" * 3_000_000
+        assert task.cancel() is True
