@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Self
 
-from deltabus.scripts import APPEND, BEGIN, BOOK, SEAL, TAKE
+from deltabus.scripts import APPEND, BEGIN, FINISH, SEAL, TAKE
 
 #: Bytes read at once.
 _PORTION: Final = 1 << 18
@@ -35,20 +35,18 @@ class Point:
     answer: bytes = b""
 
 
-#: The named points. What a worker does for a job, in order: take, book its start, begin, append…, seal, book its end.
+#: The named points. What a worker does for a job, in order: take (which starts it), begin, append…, seal, book its end.
 POINTS: Final[Mapping[str, Point]] = {
     # Every job hash has this field; an answer without any holds none.
     "after the take": Point((TAKE.sha,), done=True, answer=b"created_at"),
-    "before the start is booked": Point((BOOK.sha, b"\r\nlisted\r\n"), done=False),
-    "after the start is booked": Point((BOOK.sha, b"\r\nlisted\r\n"), done=True),
     "before begin": Point((BEGIN.sha,), done=False),
     "after begin": Point((BEGIN.sha,), done=True),
     "before a delta": Point((APPEND.sha,), done=False),
     "after a delta": Point((APPEND.sha,), done=True),
     "before the seal": Point((SEAL.sha,), done=False),
     "between the seal and the bookkeeping": Point((SEAL.sha,), done=True),
-    "before the end is booked": Point((BOOK.sha, b"\r\nrunning\r\n"), done=False),
-    "after the end is booked": Point((BOOK.sha, b"\r\nrunning\r\n"), done=True),
+    "before the end is booked": Point((FINISH.sha,), done=False),
+    "after the end is booked": Point((FINISH.sha,), done=True),
 }
 
 

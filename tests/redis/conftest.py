@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 import structlog
 from click.testing import CliRunner
 from rq import Queue, SimpleWorker
@@ -29,6 +31,8 @@ from rq.worker.base import BaseWorker
 
 from deltabus import events, keys
 from deltabus.events import AnyEvent, Terminal
+from deltabus.intake import Intake
+from deltabus.ledger import EXECUTION_TTL
 from deltabus.settings import Settings, load
 from deltabus.worker import AsyncWorker
 
@@ -44,10 +48,11 @@ PROMPT = "the quick brown prompt jumps"
 KILLED_AT = """
 import os, signal, sys
 from deltabus.ledger import Ledger
+from deltabus.log import Log
 from rq.cli import main
 async def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
-Ledger.{step} = die
+{step} = die
 main(sys.argv[1:])
 """
 
@@ -88,6 +93,12 @@ class Site:
             return worker.work(**{"burst": True, **options})
         finally:
             worker.connection.close()
+
+    def intake(self, client: redis.asyncio.Redis, worker: str = "w", *queues: str, lease: float = 10.0) -> Intake:
+        """What takes jobs for a worker; its connections are the client's."""
+        keys = [(queue, f"rq:queue:{queue}") for queue in queues or ["chat"]]
+        limits = {"max_bytes": 10_000, "lease": lease, "execution_ttl": EXECUTION_TTL}
+        return Intake(client, worker, keys, **limits, stopped=asyncio.Event())
 
     @contextlib.contextmanager
     def worker(
@@ -149,7 +160,7 @@ class Site:
             process.close()
 
     def work_until_killed_at(self, step: str, *queues: str, **environ: str) -> None:
-        """Run an AsyncWorker as a process that is killed when it comes to this step of its `Ledger`."""
+        """Run an AsyncWorker as a process that is killed when it comes to this method of its `Ledger` or `Log`."""
         command = [sys.executable, "-c", KILLED_AT.format(step=step), "worker", "--url", self.url]
         killed = subprocess.run(
             [*command, "--worker-class", "deltabus.worker.AsyncWorker", *(queues or ["chat"])],

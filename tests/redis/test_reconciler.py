@@ -106,7 +106,7 @@ def test_behind_a_backlog_that_is_too_long_nobody_looks_for_lost_jobs(site, roun
 
 def test_a_job_that_redis_forgot_to_be_running_runs_again_as_a_new_attempt(site, rounds):
     job = site.enqueue(script={"words": 3})
-    site.work_until_killed_at("succeed")
+    site.work_until_killed_at("Ledger.succeed")
     # A replica that lags has neither the execution nor the worker.
     forgotten = [*site.redis.keys("rq:execution*"), *site.redis.keys("rq:worker*"), keys.WORKERS, "rq:wip:chat"]
     assert site.redis.delete(*forgotten) >= 4
@@ -120,7 +120,7 @@ def test_a_job_that_redis_forgot_to_be_running_runs_again_as_a_new_attempt(site,
 
 def test_an_execution_whose_worker_is_nowhere_is_cleared_away(site, rounds):
     job = site.enqueue(script={"words": 3})
-    site.work_until_killed_at("succeed")
+    site.work_until_killed_at("Ledger.succeed")
     site.redis.delete(*site.redis.keys("rq:worker*"), keys.WORKERS)
     assert site.redis.keys("rq:execution:*")
     rounds(2)

@@ -218,7 +218,7 @@ def test_a_registry_that_cannot_be_written_does_not_keep_the_job_from_its_start(
 def test_a_registry_of_the_wrong_type_does_not_keep_a_lost_job_from_its_end(site, key):
     job = site.enqueue()
     site.redis.set(key.format(id=job.id), "not a sorted set")
-    site.work_until_killed_at("succeed")
+    site.work_until_killed_at("Ledger.succeed")
     with site.worker(settings=site.settings(lease=0.5, heartbeat_interval=0.1)):
         site.redis.zadd(keys.WORKERS, dict.fromkeys(site.redis.zrange(keys.WORKERS, 0, -1), 1), lt=True)
         site.until(lambda: site.fetch(job).get_status() == "finished")

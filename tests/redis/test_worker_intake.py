@@ -12,8 +12,9 @@ from rq.suspension import resume, suspend
 from rq.worker import Worker
 from rq.worker.base import WorkerStatus
 
+from deltabus import keys
 from deltabus.events import Completed, Started
-from deltabus.intake import Intake
+from deltabus.jobs import OPEN_FIELD
 
 SHORT = {"words": 3, "interval": 0.005}
 LONG = {"words": 10_000, "interval": 0.02}
@@ -216,11 +217,13 @@ def test_a_worker_without_work_asks_redis_for_nothing(site):
     assert calls["hset"] <= 5
 
 
-def test_a_job_whose_worker_is_killed_before_it_starts_is_in_a_list_and_runs_elsewhere(site):
+def test_a_job_whose_worker_is_killed_before_it_begins_is_known_to_run_there_and_runs_elsewhere(site):
     job = site.enqueue("low")
-    site.work_until_killed_at("start", "high", "low")
-    assert site.redis.lrange("rq:queue:low:intermediate", 0, -1) == [job.id.encode()]
+    site.work_until_killed_at("Log.begin", "high", "low")
+    assert site.queue("low").started_job_registry.get_job_ids() == [job.id]
+    assert not site.redis.exists("rq:queue:low:intermediate", "rq:queue:low")
     assert site.log(job.id) == []
+    site.redis.zadd(keys.WORKERS, dict.fromkeys(site.redis.zrange(keys.WORKERS, 0, -1), 1))
     with site.worker("high", "low", settings=site.settings(lease=0.3, heartbeat_interval=0.1)):
         assert isinstance(site.ending(job.id), Completed)
     assert site.log(job.id)[0].attempt == 1
@@ -254,13 +257,16 @@ def test_what_ran_when_all_workers_went_down_runs_again_hours_later(site):
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "put back by others, and run"])
 def test_what_is_given_back_goes_into_the_queue_once_at_the_most(site, meanwhile):
-    """A worker that was cut off with what it had taken, and is told to leave when it comes back."""
+    """A worker that was cut off with what it had taken and not yet started, and is told to leave when it comes back."""
     jobs = [site.enqueue() for _ in range(3)]
+    for job in jobs:
+        site.redis.hset(job.key, "origin", "elsewhere")  # which needs a look first
 
     async def story() -> None:
         async with redis.asyncio.Redis.from_url(site.url) as client:
-            intake = Intake(client, [("chat", "rq:queue:chat")], max_bytes=10_000, stopped=asyncio.Event())
+            intake = site.intake(client)
             taken = await intake.take(2)
+            assert [job.start for job in taken] == [None, None]
             if meanwhile != "nothing":
                 await client.delete("rq:queue:chat:intermediate")
             await intake.give_back(taken)
@@ -270,3 +276,52 @@ def test_what_is_given_back_goes_into_the_queue_once_at_the_most(site, meanwhile
     waiting = [job_id.decode() for job_id in site.redis.lrange("rq:queue:chat", 0, -1)]
     assert waiting == [job.id for job in (jobs if meanwhile == "nothing" else jobs[2:])]
     assert not site.redis.exists("rq:queue:chat:intermediate")
+
+
+def test_what_a_call_without_an_answer_has_started_comes_with_the_next_answer(site, monkeypatch):
+    jobs = [site.enqueue() for _ in range(3)]
+    site.redis.hset(jobs[1].key, OPEN_FIELD, "an earlier run of this round")
+    lost = []
+
+    async def story() -> None:
+        async with redis.asyncio.Redis.from_url(site.url) as client:
+            intake = site.intake(client)
+            ask = intake._call
+
+            async def without_answer(args: list[object]) -> None:
+                lost.append(await ask(args))
+                raise ConnectionError
+
+            monkeypatch.setattr(intake, "_call", without_answer)
+            for count in (1, 3):
+                with pytest.raises(ConnectionError):
+                    await intake.take(count)
+                assert intake.is_unsure
+            monkeypatch.setattr(intake, "_call", ask)
+            taken = await intake.take(3)
+            assert sorted(job.id for job in taken) == sorted(job.id for job in jobs)
+            assert len(lost) == 4  # each is asked twice
+            started = {job_id: execution for _, _, answer in lost for _, job_id, _, execution in answer}
+            assert {job.id.encode(): job.start.execution.encode() for job in taken} == started
+            assert [job.id for job in taken if job.is_open] == [jobs[1].id]
+            assert not intake.is_unsure
+            assert await intake.take(3) == []
+            await intake.aclose()
+
+    asyncio.run(story())
+
+
+def test_what_waits_stays_where_it_is_while_redis_has_no_memory_left(site):
+    job = site.enqueue()
+
+    async def story() -> None:
+        async with redis.asyncio.Redis.from_url(site.url) as client:
+            intake = site.intake(client)
+            await client.config_set("maxmemory", 1)
+            with pytest.raises(redis.exceptions.ResponseError, match="maxmemory"):
+                await intake.take(1)
+            await client.config_set("maxmemory", 0)
+            assert [taken.id for taken in await intake.take(1)] == [job.id]
+            await intake.aclose()
+
+    asyncio.run(story())

@@ -31,16 +31,17 @@ def start(site: Any, job: Job, then: Then | None = None) -> None:
     """The worker `away` takes a job and starts it."""
 
     async def main() -> None:
-        site.redis.lmove("rq:queue:chat", "rq:queue:chat:intermediate")
-        taken = jobs.restore(job.id, site.redis.hgetall(job.key), connection=site.redis, queue="chat")
         async with redis.asyncio.Redis.from_url(site.url) as client:
+            intake = site.intake(client, "away", lease=LEASE)
+            (taken,) = await intake.take(1)
+            await intake.aclose()
             ledger = Ledger(
                 client, site.redis, worker_name="away", worker_key="rq:worker:away", failure_ttl=60, lease=LEASE
             )
-            outcome, execution = await ledger.start(taken, "rq:queue:chat")
-            assert outcome is Outcome.DONE
+            restored = jobs.restore(job.id, taken.fields, connection=site.redis, queue="chat")
+            execution = ledger.execution(restored, taken.start)
             if then is not None:
-                await then(client, ledger, taken, execution)
+                await then(client, ledger, restored, execution)
             await ledger.aclose()
 
     asyncio.run(main())

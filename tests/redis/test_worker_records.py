@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
 import time
 
 import pytest
-from rq import Retry
+import redis.asyncio
+from rq import Retry, SimpleWorker
 from rq.job import JobStatus
 from rq.results import Result
 
 from deltabus import keys
 from deltabus.events import Completed, Failed
+from deltabus.ledger import EXECUTION_TTL
 
 #: Seconds; RQ's default and ours differ, so tests that compare the two say one.
 TTL = 700
@@ -127,6 +130,41 @@ def test_the_records_are_those_that_rqs_own_worker_leaves(site, options):
     assert records(site) == theirs
     assert site.story("j") == story
     assert site.leftovers() == set()
+
+
+def test_the_records_of_what_runs_are_those_that_rqs_own_worker_makes(site):
+    """But that ours last until our own leases have run out: see `EXECUTION_TTL`."""
+    worker = SimpleWorker(["chat"], name="w", connection=site.redis, serializer="json")
+    worker.get_heartbeat_ttl = lambda *_: EXECUTION_TTL
+    worker.heartbeat = lambda *_, **__: None  # on a timer here
+    job = site.enqueue(job_id="j")
+    site.redis.lpop("rq:queue:chat")
+    worker.prepare_execution(job)
+    worker.prepare_job_execution(job)
+    theirs = running(site)
+    site.redis.flushall()
+
+    site.enqueue(job_id="j")
+
+    async def take():
+        async with redis.asyncio.Redis.from_url(site.url) as client:
+            intake = site.intake(client)
+            assert len(await intake.take(1)) == 1
+            await intake.aclose()
+
+    asyncio.run(take())
+    ours = running(site)
+    del theirs["rq:worker:w"]  # its state, which has a timer here
+    assert ours == theirs
+
+
+def running(site):
+    """The records, with all executions by the same name."""
+    return {name(key): (name(str(value)), ttl) for key, (value, ttl) in records(site).items()}
+
+
+def name(text):
+    return re.sub(r"[0-9a-f]{32}", "<execution>", text)
 
 
 def test_a_result_that_is_not_to_be_kept_leaves_only_the_log(site):

@@ -145,7 +145,7 @@ def test_a_job_that_is_settled_but_not_booked_is_booked_and_not_run_again(site):
 def test_workers_that_die_between_the_seal_and_the_booking_do_not_make_it_run_again(site, deaths):
     job = site.enqueue()
     for _ in range(deaths):
-        site.work_until_killed_at("succeed", DELTABUS_LEASE="0.3", DELTABUS_HEARTBEAT_INTERVAL="0.1")
+        site.work_until_killed_at("Ledger.succeed", DELTABUS_LEASE="0.3", DELTABUS_HEARTBEAT_INTERVAL="0.1")
     sealed = site.log(job.id)
     assert [type(event).__name__ for event in sealed if not isinstance(event, events.Delta)] == ["Started", "Completed"]
     with site.worker(settings=site.settings(lease=0.3, heartbeat_interval=0.1)):

@@ -1,8 +1,8 @@
 """Takes jobs from queues: in order of priority, never more than wanted, and always out of one list into another.
 
 RQ pops from several queues with BLPOP; a worker that dies right after it has lost the job. Here a job
-moves to its queue's intermediate list (RQ's own name for it) in the same step that removes it, and waits
-there until the start script takes it out.
+is recorded as running in the same step that removes it from its queue, by RQ's own records; or, where it needs a
+look first, moves to its queue's intermediate list (RQ's own name for it) and is started from there.
 
 Waiting costs one blocked connection a queue and no polling. BLMOVE to the intermediate list wakes exactly
 one worker for a job. Where there are fewer free slots than queues, the lower queues are watched with
@@ -12,19 +12,24 @@ BLMOVE onto themselves, which changes nothing and only tells that something has 
 from __future__ import annotations
 
 import asyncio
-import re
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
+from rq.defaults import RQ_KEY_PREFIX
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.intermediate_queue import IntermediateQueue
-from rq.job import JOB_ID_PATTERN, Job
+from rq.job import JOB_ID_PATTERN
 from rq.suspension import WORKERS_SUSPENDED
 
-from deltabus import telemetry
+from deltabus import keys, telemetry
+from deltabus.commit import own_connection, pack
+from deltabus.jobs import OPEN_FIELD, Start, time_of
 from deltabus.scripts import PUT_BACK, TAKE
 
 #: Seconds that one blocked wait lasts before it is renewed.
@@ -33,54 +38,90 @@ BLOCK: Final = 10.0
 #: Seconds that a wait may take to hear that it is over, before it is told again.
 END_AGAIN: Final = 0.02
 
+#: Least time, in seconds, that Redis is given to answer. Else it is a third of a lease.
+MIN_PATIENCE: Final = 1.0
+
 #: Seconds beyond `BLOCK` after which a silent connection is taken for dead.
 GRACE: Final = 5.0
-
-# RQ's rule (`rq.job.JOB_ID_PATTERN`), for bytes.
-_JOB_ID: Final = re.compile(JOB_ID_PATTERN.pattern.encode())
 
 log = structlog.get_logger("deltabus.intake")
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A job id that is in an intermediate list, with its hash as it was at that moment."""
+    """A job that was taken from its queue, with its hash as it was at that moment."""
 
     queue: str
     id: str
     #: Empty where there is no such job.
     fields: dict[bytes, bytes]
+    #: None: it is in the intermediate list, and needs a look first.
+    start: Start | None = None
     #: Size of the payload in bytes where it was too large to be read.
     oversize: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether RQ's records did not say how an earlier run of this round has ended; see `OPEN_FIELD`."""
+        opened_by = self.fields.get(OPEN_FIELD.encode())
+        own = None if self.start is None else self.start.execution.encode()
+        return self.oversize is not None or opened_by not in {None, own}
 
 
 class Intake:
     """The source of jobs of one worker.
 
     Args:
+        worker: name of the worker.
         queues: queue names with their Redis keys, highest priority first.
         max_bytes: payloads above this size, compressed or not, are not read.
+        lease: seconds for which a worker that takes a job without a lease is given one.
+        execution_ttl: seconds after which RQ takes an execution for abandoned.
         stopped: ends the wait that is under way; nothing is taken once it is set.
     """
 
     def __init__(
-        self, redis: Redis, queues: Sequence[tuple[str, str]], *, max_bytes: int, stopped: asyncio.Event
+        self,
+        redis: Redis,
+        worker: str,
+        queues: Sequence[tuple[str, str]],
+        *,
+        max_bytes: int,
+        lease: float,
+        execution_ttl: int,
+        stopped: asyncio.Event,
     ) -> None:
         self._redis = redis
+        self._worker = worker
         self._keys = dict(queues)
-        self._names = list(self._keys)
-        self._max_bytes = max_bytes
-        self._take = redis.register_script(TAKE.source)
+        self._patience = max(MIN_PATIENCE, lease / 3)
+        self._words = (RQ_KEY_PREFIX, max_bytes, worker, repr(lease), execution_ttl)
+        self._connection = own_connection(redis)
+        self._asking = asyncio.Lock()
+        #: What the ids of executions begin with that calls have started which had no answer.
+        self._unanswered = ""
+        self._calls = 0
         self._put_back = redis.register_script(PUT_BACK.source)
         self._waits = {name: _Wait(redis) for name in self._keys}
         self._broken: frozenset[str] = frozenset()
         self._stopped = stopped
         #: Whether `rq suspend` was in force at the last look.
         self.suspended = False
+        self.reorder(list(self._keys))
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether jobs may have been started of which nobody here knows: Redis did not answer."""
+        return bool(self._unanswered)
 
     def reorder(self, names: Sequence[str]) -> None:
         """Set the order of priority anew (RQ's dequeue strategies)."""
         self._names = list(names)
+        executions = WORKER_EXECUTIONS_KEY_TEMPLATE.format(self._worker)
+        every = [WORKERS_SUSPENDED, keys.WORKERS, executions]
+        for name in names:
+            every += [self._keys[name], self._intermediate(name)]
+        self._packed_keys = [key.encode() for key in every]
 
     async def take(self, count: int) -> list[Taken]:
         """What there is, up to `count` jobs, at once."""
@@ -88,7 +129,23 @@ class Intake:
 
     async def wait(self, count: int, seconds: float = BLOCK) -> list[Taken]:
         """Block until something has come, for `seconds` at most; then take up to `count` jobs."""
-        return await self._run(count, await self._block(count, min(seconds, BLOCK)))
+        moved = await self._block(count, min(seconds, BLOCK))
+        if self._stopped.is_set():
+            await self.give_back([Taken(queue, _text(job_id), {}) for queue, job_id in moved])
+            return []
+        return await self._run(count, moved)
+
+    async def start(self, taken: Taken, queue: str) -> Taken | None:
+        """Start a job that needed a look first, in the registry of that queue.
+
+        Returns:
+            the job as it is now, not started where it was cancelled in the meantime; None: somebody else took it out.
+
+        Raises:
+            RedisError, OSError: Redis refuses; or does not answer, and may have started it.
+        """
+        _, _, jobs = await self._ask(0, [(taken.queue, taken.id.encode(), queue)], _prefix(), "")
+        return jobs[0] if jobs else None
 
     async def give_back(self, taken: Sequence[Taken]) -> None:
         """Put jobs that were not started back to the front of their queues, in their order.
@@ -98,38 +155,83 @@ class Intake:
         pipeline = self._redis.pipeline(transaction=True)
         for job in reversed(taken):
             names = [self._intermediate(job.queue), self._keys[job.queue], self._first_seen(job)]
-            await self._put_back(keys=names, args=[job.id], client=pipeline)
+            await self._put_back(keys=names, args=[_bytes(job.id)], client=pipeline)
         await pipeline.execute()
 
     async def aclose(self) -> None:
-        """Close the connections that wait."""
+        """Close its connections."""
+        await self._connection.disconnect(nowait=True)
         for wait in self._waits.values():
             await wait.aclose()
 
     async def _run(self, count: int, moved: Sequence[tuple[str, bytes]]) -> list[Taken]:
-        names = self._names
-        keys = [WORKERS_SUSPENDED]
-        for name in names:
-            keys += [self._keys[name], self._intermediate(name)]
         room = 0 if self._stopped.is_set() else count - len(moved)
-        args: list[str | bytes | int] = [room, Job.key_for(""), self._max_bytes]
-        for name, job_id in moved:
-            args += [names.index(name) + 1, job_id]
-        suspended, broken, jobs = await self._take(keys=keys, args=args)
-        self.suspended = bool(suspended)
-        self._report(frozenset(names[number - 1] for number in broken))
-        taken = []
-        for number, job_id, content in jobs:
-            name = names[number - 1]
-            if _JOB_ID.fullmatch(job_id):
-                taken.append(_taken(name, job_id, content))
-            else:
-                log.error("dropped what is not the id of a job", queue=name, id=repr(job_id[:100]))
-                await self._redis.lrem(self._intermediate(name), 1, job_id)
-        if (self.suspended or self._stopped.is_set()) and taken:
-            await self.give_back(taken)
-            return []
+        again, self._unanswered = self._unanswered, self._unanswered or _prefix()
+        answer = await self._ask(room, [(queue, job_id, "") for queue, job_id in moved], self._unanswered, again)
+        self._unanswered = ""
+        self.suspended, broken, taken = answer
+        self._report(broken)
+        for job in [job for job in taken if not JOB_ID_PATTERN.fullmatch(job.id)]:
+            log.error("dropped what is not the id of a job", queue=job.queue, id=repr(job.id[:100]))
+            await self._redis.lrem(self._intermediate(job.queue), 1, _bytes(job.id))  # type: ignore[arg-type]
+            taken.remove(job)
+        if self.suspended:
+            await self.give_back([job for job in taken if job.start is None])
+            taken = [job for job in taken if job.start is not None]
         return taken
+
+    async def _ask(
+        self, room: int, moved: Sequence[tuple[str, bytes, str]], prefix: str, again: str
+    ) -> tuple[bool, frozenset[str], list[Taken]]:
+        """Call the script.
+
+        Args:
+            prefix: what the ids of the executions begin with; calls may share it.
+            again: that of calls which had no answer: what they have started is found.
+
+        Returns:
+            whether RQ is suspended, the queues that are broken, and the jobs.
+        """
+        names = self._names
+        now = datetime.now(UTC)
+        before: list[bytes | str | int] = [room, *self._words, repr(now.timestamp()), time_of(now)]
+        after: list[bytes | str | int] = [*names]
+        for name, job_id, queue in moved:
+            after += [names.index(name) + 1, job_id, queue]
+        async with self._asking:
+            try:
+                answer = await self._call([*before, self._token(prefix), again, *after])
+            except TimeoutError:
+                raise
+            except (RedisError, OSError):
+                # Perhaps no more than a connection that had been idle for too long, or leads to a former master.
+                answer = await self._call([*before, self._token(prefix), prefix, *after])
+        suspended, broken, jobs = answer
+        taken = []
+        for number, job_id, content, execution in jobs:
+            start = Start(execution.decode(), now) if execution else None
+            oversize = content if isinstance(content, int) else None
+            fields = {} if isinstance(content, int) else dict(zip(content[::2], content[1::2], strict=True))
+            taken.append(Taken(names[number - 1], _text(job_id), fields, start, oversize))
+        return bool(suspended), frozenset(names[number - 1] for number in broken), taken
+
+    def _token(self, prefix: str) -> str:
+        self._calls = (self._calls + 1) % 2**32
+        return f"{prefix}{self._calls:08x}"
+
+    async def _call(self, args: Sequence[bytes | str | int]) -> Any:
+        connection = self._connection
+        try:
+            async with asyncio.timeout(self._patience):
+                if not connection.is_connected:
+                    await connection.connect()
+                    await connection.send_command("SCRIPT LOAD", TAKE.source)
+                    await connection.read_response()
+                await connection.send_packed_command([pack(TAKE, self._packed_keys, args)], check_health=False)
+                return await connection.read_response(disable_decoding=True)
+        except BaseException:  # cancellation too: an answer may be on its way, or the server is none to stay with
+            await connection.disconnect(nowait=True)
+            raise
 
     async def _block(self, count: int, seconds: float) -> list[tuple[str, bytes]]:
         """Wait on all queues; returns what was moved to intermediate lists, at most `count` jobs."""
@@ -235,7 +337,14 @@ def _is_wrong_type(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
-def _taken(queue: str, job_id: bytes, content: Any) -> Taken:
-    if isinstance(content, int):
-        return Taken(queue, job_id.decode(), {}, oversize=content)
-    return Taken(queue, job_id.decode(), dict(zip(content[::2], content[1::2], strict=True)))
+def _prefix() -> str:
+    return os.urandom(8).hex()
+
+
+def _text(job_id: bytes) -> str:
+    """An id that may be none: whatever it is, `_bytes` gives it back."""
+    return job_id.decode(errors="surrogateescape")
+
+
+def _bytes(job_id: str) -> bytes:
+    return job_id.encode(errors="surrogateescape")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, ClassVar, Final, cast
 
@@ -28,8 +30,9 @@ log = structlog.get_logger("deltabus.jobs")
 #: Stands in for a payload that there is not.
 NO_CALL: Final = b'["", null, [], {}]'
 
-#: Field of a job's hash that is there from the job's start until RQ's records say how it ended. An ending on the
-#: log is this round's while it is there, and that of a former round afterwards: the job was enqueued again.
+#: Field of a job's hash that is there from the job's start until RQ's records say how it ended; its value is the
+#: execution that was the first to start it. An ending on the log is this round's while it is there, and that of a
+#: former round afterwards: the job was enqueued again.
 OPEN_FIELD: Final = "deltabus_open"
 
 #: Field of a job's hash that counts how often the job lost its worker.
@@ -49,6 +52,14 @@ LONGEST: Final = 10**9
 
 #: Registries of queues that are kept at hand: a worker has few queues, but what a job says is its origin may be any.
 REGISTRIES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """RQ's record that a job runs: the id of the execution, and the time in UTC."""
+
+    execution: str
+    at: datetime
 
 
 class JSONSerializer:
@@ -130,6 +141,12 @@ class BusJob(Job):
         """As `started_job_registry`."""
         return _finished(self.origin, self.connection)
 
+    def begin(self, worker: str, at: datetime) -> None:
+        """Know what Redis has recorded already: that it runs. As `Job.prepare_for_execution`."""
+        self.worker_name = worker
+        self.started_at = self.last_heartbeat = at
+        self._status = JobStatus.STARTED
+
     def save(self, pipeline: Pipeline | None = None, include_meta: bool = True, include_result: bool = True) -> None:
         """See `Job.save`. Saved with an ending, the job is not open any more."""
         super().save(pipeline, include_meta, include_result)
@@ -175,6 +192,11 @@ def _started(queue: str, connection: Redis) -> StartedJobRegistry:
 @lru_cache(REGISTRIES)
 def _finished(queue: str, connection: Redis) -> FinishedJobRegistry:
     return FinishedJobRegistry(queue, connection=connection, job_class=BusJob, serializer=JSONSerializer)
+
+
+def time_of(at: datetime) -> str:
+    """A time in UTC as RQ writes it (`rq.utils.utcformat`), which takes a quarter of strftime's time."""
+    return f"{at.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def restore(job_id: str, fields: Mapping[bytes, bytes], *, connection: Redis, queue: str) -> BusJob:

@@ -12,28 +12,27 @@ import traceback
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.client import Pipeline
 from redis.exceptions import ResponseError
-from rq.executions import Execution
+from rq.executions import Execution, ExecutionRegistry
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import JobStatus
 from rq.registry import CanceledJobRegistry
 from rq.results import Result
 from rq.utils import utcformat
 
-from deltabus import keys
-from deltabus.commit import FLUSH_TIMEOUT, Call, GroupCommit, pack, pack_command
+from deltabus.commit import FLUSH_TIMEOUT, GroupCommit, pack, pack_command
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.failure import FAILURE_FIELD, Failure, encode
-from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, NOTES, OPEN_FIELD, BusJob, JSONSerializer
+from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, NOTES, BusJob, JSONSerializer, Start, time_of
 from deltabus.outage import Outage
 from deltabus.queues import BusQueue
-from deltabus.scripts import BOOK
+from deltabus.scripts import BOOK, FINISH
 
 log = structlog.get_logger("deltabus.worker")
 
@@ -49,7 +48,7 @@ class Outcome(IntEnum):
     #: The execution is not ours any more: nothing was written.
     LOST = 0
     DONE = 1
-    #: Other jobs depend on this one: RQ's own code must finish it. At the start: the job was cancelled.
+    #: Other jobs depend on this one: RQ's own code must finish it.
     REFUSED = 2
 
 
@@ -60,8 +59,7 @@ class Ledger:
         connection: the worker's blocking client. RQ's objects want one; nothing is sent on it from here.
         worker_key: key of RQ's hash of this worker.
         failure_ttl: seconds for which failed and cancelled jobs are kept where they do not say so.
-        lease: seconds for which a worker that starts a job without a lease is given one; and without an answer, after
-            which what was asked is asked again.
+        lease: seconds without an answer after which what was asked is asked again.
         outage: see `GroupCommit`.
     """
 
@@ -81,23 +79,14 @@ class Ledger:
         self._worker_name = worker_name
         self._worker_key = worker_key
         self._failure_ttl = failure_ttl
-        self._lease = lease
-        self._commit = GroupCommit(redis, [BOOK], outage=outage, reply_timeout=lease, line="records")
+        self._commit = GroupCommit(redis, [BOOK, FINISH], outage=outage, reply_timeout=lease, line="records")
 
-    async def start(self, job: BusJob, queue_key: str) -> tuple[Outcome, Execution]:
-        """Take a job out of the intermediate list and record that it runs.
-
-        LOST means that somebody else took it out; REFUSED that it was cancelled in the meantime.
-        """
-        pipeline = self._recorder()
-        execution = Execution.create(job, EXECUTION_TTL, pipeline=pipeline, worker_name=self._worker_name)
-        job.prepare_for_execution(self._worker_name, pipeline=pipeline)
-        pipeline.hset(job.key, OPEN_FIELD, 1)
-        pipeline.persist(job.key)
-        intermediate = IntermediateQueue.get_intermediate_queue_key(queue_key)
-        guard = ["listed", job.id, job.key, execution.key, self._worker_name, repr(self._lease)]
-        outcome = await self._submit([intermediate, keys.WORKERS], guard, pipeline)
-        return outcome, execution
+    def execution(self, job: BusJob, start: Start) -> Execution:
+        """RQ's object for what a script has recorded."""
+        execution = Execution(start.execution, job.id, self._connection, self._worker_name)
+        execution.created_at = execution.last_heartbeat = start.at
+        execution._job = job  # noqa: SLF001 # as `Execution.create` does it
+        return execution
 
     async def mend(self, job: BusJob, broken: Sequence[bytes]) -> bool:
         """Take broken fields out of a job's hash and put in what RQ needs to read it.
@@ -124,45 +113,43 @@ class Ledger:
 
     async def succeed(self, job: BusJob, execution: Execution, result: Any, *, ttl: int) -> Outcome:
         """Record a result, for `ttl` seconds (-1: for ever)."""
-        pipeline = self._ended(job, JobStatus.FINISHED, "successful_job_count")
-        self._result(job, execution, Result.Type.SUCCESSFUL, pipeline, ttl, return_value=result)
-        job.finished_job_registry.add(job, ttl, pipeline)
-        return await self._finish(job, execution, pipeline, ttl)
+        return await self._finish(job, execution, _SUCCESS, ttl, return_value=result)
 
     async def note(self, job: BusJob, execution: Execution, failure: Failure) -> Outcome:
         """Note how a job that still runs has failed, before RQ's own code records that it did."""
         pipeline = self._recorder()
         pipeline.hset(job.key, FAILURE_FIELD, encode(failure))
-        return await self._submit([execution.key], ["running", ""], pipeline)
+        return await self._submit(execution, pipeline)
 
     async def fail(self, job: BusJob, execution: Execution, error: ErrorInfo, note: Failure | None = None) -> Outcome:
         """Record a failure, for the job's or the settings' `failure_ttl`."""
         ttl = self._failure_ttl if job.failure_ttl is None else job.failure_ttl
-        pipeline = self._ended(job, JobStatus.FAILED, "failed_job_count")
-        if note is not None:
-            pipeline.hset(job.key, FAILURE_FIELD, encode(note))
         lines = traceback.format_exception_only(TaskFailed(job.id, error))
-        self._result(job, execution, Result.Type.FAILED, pipeline, ttl, exc_string="".join(lines))
-        # RQ's rule: a score below 0 never runs out.
-        pipeline.zadd(job.failed_job_registry.key, {job.id: ttl if ttl < 0 else int(_now().timestamp()) + ttl})
-        return await self._finish(job, execution, pipeline, ttl)
+        return await self._finish(job, execution, _FAILURE, ttl, note, exc_string="".join(lines))
 
     async def cancel(self, job: BusJob, execution: Execution) -> Outcome:
         """Record that a running job was cancelled; kept as long as a failure."""
-        pipeline = self._ended(job, JobStatus.CANCELED, None)
+        pipeline = self._recorder()
+        job.ended_at = _now()
+        job._status = JobStatus.CANCELED  # noqa: SLF001
+        pipeline.hset(job.key, mapping={"status": job._status.value, "ended_at": utcformat(job.ended_at)})  # noqa: SLF001
+        if job.started_at:
+            seconds = (job.ended_at - job.started_at).total_seconds()
+            pipeline.hincrbyfloat(self._worker_key, "total_working_time", seconds)
         CanceledJobRegistry(job.origin, self._connection, serializer=JSONSerializer).add(job, pipeline=pipeline)
         job.cleanup(self._failure_ttl, pipeline=pipeline, remove_from_queue=False)
         execution.delete(job, pipeline)
-        self._forget_notes(job, pipeline)
+        # Whoever requeues the job begins anew.
+        pipeline.hdel(job.key, *NOTES)
         # RQ leaves the dependents of a cancelled job where they are.
-        return await self._submit([execution.key], ["running", ""], pipeline)
+        return await self._submit(execution, pipeline)
 
     async def forget(self, job: BusJob, execution: Execution) -> Outcome:
         """Record that a job whose hash was deleted does not run any more."""
         pipeline = self._recorder()
         job._status = JobStatus.CANCELED  # noqa: SLF001
         execution.delete(job, pipeline)
-        return await self._submit([execution.key], ["running", ""], pipeline)
+        return await self._submit(execution, pipeline)
 
     async def hand_back(self, job: BusJob, execution: Execution, queue_key: str, *, lost: bool = False) -> Outcome:
         """Put a running job back to the front of its queue, as if it had not been taken; `lost` counts it."""
@@ -173,7 +160,7 @@ class Ledger:
         execution.delete(job, pipeline)
         pipeline.lpush(queue_key, job.id)
         # A job that others wait for goes back like any other: the second guard is the execution itself.
-        return await self._submit([execution.key], ["running", ""], pipeline)
+        return await self._submit(execution, pipeline)
 
     async def park(self, job: BusJob, execution: Execution, *, delay: float, failures: int) -> Outcome:
         """Put a running job into RQ's scheduled registry, from where any worker or scheduler releases it."""
@@ -189,7 +176,7 @@ class Ledger:
         queue = BusQueue(job.origin, self._connection, serializer=JSONSerializer)
         pipeline.zadd(queue.scheduled_job_registry.key, {job.id: math.ceil(_now().timestamp() + delay)})
         execution.delete(job, pipeline)
-        return await self._submit([execution.key], ["running", ""], pipeline)
+        return await self._submit(execution, pipeline)
 
     async def is_running(self, execution: Execution) -> bool:
         """Whether RQ's records say that this execution goes on. An outage is waited out."""
@@ -211,7 +198,7 @@ class Ledger:
             pipeline = self._recorder()
             execution.heartbeat(job.started_job_registry, EXECUTION_TTL, pipeline)
             pipeline.hset(job.key, "last_heartbeat", now)
-            renewals.append(self._submit([execution.key], ["running", ""], pipeline))
+            renewals.append(self._submit(execution, pipeline))
         await asyncio.gather(*renewals)
 
     async def aclose(self, patience: float = FLUSH_TIMEOUT) -> None:
@@ -221,62 +208,66 @@ class Ledger:
     def _recorder(self) -> Pipeline:
         return self._connection.pipeline(transaction=False)
 
-    def _ended(self, job: BusJob, status: JobStatus, counter: str | None) -> Pipeline:
-        pipeline = self._recorder()
+    async def _finish(
+        self,
+        job: BusJob,
+        execution: Execution,
+        kind: _Kind,
+        ttl: int,
+        note: Failure | None = None,
+        **content: Any,
+    ) -> Outcome:
+        """Record an end: RQ's own classes give the names of keys and the form of the result, a script does the rest."""
         job.ended_at = _now()
-        job._status = status  # noqa: SLF001
-        pipeline.hset(job.key, mapping={"status": status.value, "ended_at": utcformat(job.ended_at)})
-        if counter:
-            pipeline.hincrby(self._worker_key, counter, 1)
-        if job.started_at:
-            seconds = (job.ended_at - job.started_at).total_seconds()
-            pipeline.hincrbyfloat(self._worker_key, "total_working_time", seconds)
-        return pipeline
-
-    def _forget_notes(self, job: BusJob, pipeline: Pipeline) -> None:
-        """Whoever requeues the job begins anew. Last: while its end cannot be recorded, its losses are counted."""
-        pipeline.hdel(job.key, *NOTES)
-
-    def _result(
-        self, job: BusJob, execution: Execution, kind: Result.Type, pipeline: Pipeline, ttl: int, **content: Any
-    ) -> None:
-        _Result.create(
-            job,
-            kind,
-            ttl,
+        job._status = kind.status  # noqa: SLF001
+        result = _Result(
+            job.id,
+            kind.result,
+            self._connection,
+            created_at=job.ended_at,
             worker_name=self._worker_name,
-            pipeline=pipeline,
+            serializer=JSONSerializer,
             execution_id=execution.id,
             execution_started_at=execution.created_at,
             execution_ended_at=job.ended_at,
             **content,
         )
-
-    async def _finish(self, job: BusJob, execution: Execution, pipeline: Pipeline, ttl: int) -> Outcome:
-        job.cleanup(ttl, pipeline=pipeline, remove_from_queue=False)
-        execution.delete(job, pipeline)
-        self._forget_notes(job, pipeline)
-        try:
-            return await self._submit([execution.key], ["running", job.dependents_key], pipeline)
-        except ResponseError as exc:
-            if "WRONGTYPE" not in str(exc):
-                raise
+        registry = job.finished_job_registry if kind is _SUCCESS else job.failed_job_registry
+        # RQ's rules: in the one registry "+inf" never runs out, in the other a score below 0.
+        score: float = ttl if ttl < 0 else int(job.ended_at.timestamp()) + ttl
+        if kind is _SUCCESS and ttl == -1:
+            score = math.inf
+        names = [
+            execution.key,
+            job.key,
+            job.dependents_key,
+            job.dependencies_key,
+            Result.get_key(job.id),  # type: ignore[no-untyped-call]
+            registry.key,
+            job.started_job_registry.key,
+            ExecutionRegistry.key_template.format(job.id),
+            execution.worker_executions_key,
+            self._worker_key,
+        ]
+        ran = (job.ended_at - job.started_at).total_seconds() if job.started_at else 0.0
+        arguments: list[Any] = [job.id, execution.id, kind.status.value, time_of(job.ended_at), repr(ran), kind.counter]
+        arguments += [ttl, str(score), b"" if note is None else encode(note)]
+        for name, value in result.serialize().items():
+            arguments += (name, repr(value) if isinstance(value, float) else value)
+        reply = await self._commit.call(pack(FINISH, [name.encode() for name in names], arguments))
+        if isinstance(reply, bytes):
             # Whatever is under that name, RQ did not put it there. The job is over all the same.
-            log.error("RQ's record of a job's end is not complete", task=job.id, error=str(exc))  # noqa: TRY400
+            log.error("RQ's record of a job's end is not complete", task=job.id, error=reply.decode(errors="replace"))
             return Outcome.DONE
+        return Outcome(reply)
 
-    async def _submit(self, names: Sequence[str], guard: Sequence[str], pipeline: Pipeline) -> Outcome:
-        arguments: list[Any] = [*guard, *([""] * (6 - len(guard)))]
+    async def _submit(self, execution: Execution, pipeline: Pipeline) -> Outcome:
+        arguments: list[Any] = []
         for words, _ in pipeline.command_stack:
             arguments.append(len(words))
             # As redis-py would encode them: RQ's statuses are strings that `str` would not show as such.
             arguments += (repr(word) if isinstance(word, float) else word for word in words)
-        call = Call(pack(BOOK, [name.encode() for name in names], arguments))
-        self._commit.submit(call)
-        reply = await call.reply
-        if isinstance(reply, ResponseError):
-            raise reply
-        return Outcome(reply)
+        return Outcome(await self._commit.call(pack(BOOK, [execution.key.encode()], arguments)))
 
 
 class _Result(Result):
@@ -285,6 +276,19 @@ class _Result(Result):
     def __init__(self, *args: Any, serializer: Any, **content: Any) -> None:
         super().__init__(*args, **content)
         self.serializer = serializer
+
+
+class _Kind(NamedTuple):
+    """A way to end, in RQ's words."""
+
+    status: JobStatus
+    result: Result.Type
+    #: Field of RQ's hash of a worker.
+    counter: str
+
+
+_SUCCESS: Final = _Kind(JobStatus.FINISHED, Result.Type.SUCCESSFUL, "successful_job_count")
+_FAILURE: Final = _Kind(JobStatus.FAILED, Result.Type.FAILED, "failed_job_count")
 
 
 def _now() -> datetime:

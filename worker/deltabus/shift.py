@@ -18,7 +18,7 @@ from deltabus.depot import Depot
 from deltabus.engine import Engine
 from deltabus.errors import ConfigError
 from deltabus.intake import BLOCK, Intake, Taken
-from deltabus.ledger import Ledger
+from deltabus.ledger import EXECUTION_TTL, Ledger
 from deltabus.log import Log
 from deltabus.reconciler import Reconciler
 from deltabus.recovery import Recovery
@@ -136,7 +136,15 @@ class Shift:
                 outage=worker.outage,
             )
             stack.push_async_callback(self._close, ledger)
-            self._intake = Intake(redis, list(keys.items()), max_bytes=settings.max_request_bytes, stopped=self._stop)
+            self._intake = Intake(
+                redis,
+                worker.name,
+                list(keys.items()),
+                max_bytes=settings.max_request_bytes,
+                lease=settings.lease,
+                execution_ttl=EXECUTION_TTL,
+                stopped=self._stop,
+            )
             stack.push_async_callback(self._intake.aclose)
             engine = Engine(event_log, registry, depot, temporary, settings)
             self._station = Station(
@@ -146,6 +154,7 @@ class Shift:
                 queue_keys=keys,
                 connection=worker.connection,
                 engine=engine,
+                intake=self._intake,
                 ledger=ledger,
                 books=worker,
                 bookkeepers=stack.enter_context(ThreadPoolExecutor(BOOKKEEPERS, "rq-bookkeeper")),
@@ -279,7 +288,7 @@ class Shift:
             for slot in self._slots.values():
                 slot.hand_back()
             await asyncio.wait([finished], timeout=HAND_BACK_TIMEOUT)
-        self.abandoned += len(self._slots)  # Redis is away
+        self.abandoned += len(self._slots) + self._intake.is_unsure  # Redis is away
         for task in self._slots:
             task.cancel()
         await finished

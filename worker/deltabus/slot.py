@@ -33,8 +33,8 @@ from deltabus.errors import (
 )
 from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.failure import Failure
-from deltabus.intake import Taken
-from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, OPEN_FIELD, BusJob
+from deltabus.intake import Intake, Taken
+from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, Start
 from deltabus.ledger import Ledger, Outcome
 from deltabus.run import Ending, HandBack, LeftToRQ, Parked, Run
 from deltabus.settings import Settings
@@ -65,6 +65,7 @@ class Station:
     queue_keys: Mapping[str, str]
     connection: SyncRedis
     engine: Engine
+    intake: Intake
     ledger: Ledger
     books: Books
     bookkeepers: Executor
@@ -75,6 +76,7 @@ class Slot:
 
     def __init__(self, station: Station, taken: Taken) -> None:
         self._station = station
+        self._taken = taken
         self._queue_key = station.queue_keys[taken.queue]
         self._stopped = False
         self._deleted = False
@@ -90,7 +92,6 @@ class Slot:
             may_park=True,
             is_booked=self._is_booked,
         )
-        self._open = False
         #: The job could be neither booked nor given back.
         self.stranded = False
         self._lost = 0
@@ -102,6 +103,8 @@ class Slot:
         except Exception:
             log.exception("a job could not be read", task=taken.id)
             self._error = Internal("the job cannot be read; the worker's log has the details")
+        if taken.start is not None:
+            self._begin(taken.start)
         if self._error is not None:
             self.job.retries_left = 0  # it would fail again
 
@@ -138,13 +141,9 @@ class Slot:
         try:
             if isinstance(self._error, jobs.UnreadableJob) and not await self._mend(self._error):
                 return
-            outcome, self.execution = await self._station.ledger.start(self.job, self._queue_key)
-            if outcome is Outcome.LOST:
+            if self.execution is None and not await self._start():
                 return
-            self._run.execution = self.execution.id
-            if outcome is Outcome.REFUSED:
-                await self._settle(Cancelled(task=self.task, at=time.time(), reason="cancelled before it began"))
-                return
+            assert self.execution is not None
             await self._book(await self._perform(), self.execution)
         except Fenced:
             telemetry.observer().fenced(self.task)
@@ -153,6 +152,27 @@ class Slot:
         except Exception:
             log.exception("a job could not be processed; it is tried again", task=self.task)
             await self._give_up()
+
+    async def _start(self) -> bool:
+        """Start a job that needed a look first. False: it is done with."""
+        try:
+            taken = await self._station.intake.start(self._taken, self.job.origin)
+        except (RedisError, OSError):
+            self.stranded = True
+            raise
+        if taken is None:
+            return False
+        if taken.start is None:
+            await self._settle(Cancelled(task=self.task, at=time.time(), reason="cancelled before it began"))
+            await self._station.ledger.drop(self.job, self._queue_key)
+            return False
+        self._begin(taken.start)
+        return True
+
+    def _begin(self, start: Start) -> None:
+        self.job.begin(self._station.worker, start.at)
+        self.execution = self._station.ledger.execution(self.job, start)
+        self._run.execution = start.execution
 
     async def _give_up(self) -> None:
         """Requeue the job, if RQ's records still say that it runs here; one that was requeued too often is failed."""
@@ -176,8 +196,6 @@ class Slot:
             TaskError: what is wrong with either.
         """
         limit = self._station.settings.max_request_bytes
-        # The hash of an oversize job is not read.
-        self._open = taken.oversize is not None or OPEN_FIELD.encode() in taken.fields
         if taken.oversize is not None:
             raise PayloadTooLarge(
                 f"the payload has {taken.oversize} bytes; {limit} are allowed (`max_request_bytes`)", param="data"
@@ -277,7 +295,7 @@ class Slot:
     async def _is_booked(self, event: Terminal) -> bool:
         if self.execution is not None and not await self._station.ledger.is_running(self.execution):
             raise Fenced(f"task {self.task} was taken over and settled")
-        if not self._open:
+        if not self._taken.is_open:
             return True
         result = await asyncio.to_thread(self.job.latest_result)
         return result is not None and result.execution_id == event.execution

@@ -43,6 +43,7 @@ BUS = (ENQUEUE, WITHDRAW, SEAL, CANCEL, *BLOBS)
 
 #: What the worker does with queues and RQ's records.
 TAKE = _read("take")
+FINISH = _read("finish")
 BOOK = _read("book")
 PUT_BACK = _read("put_back")
 REAP = _read("reap")
