@@ -34,7 +34,8 @@ def quick(site):
 
 @pytest.mark.parametrize("script", [LONG, SILENT], ids=["streaming", "silent"])
 def test_the_stop_command_ends_one_job_and_leaves_the_others(site, script):
-    with site.worker():
+    with site.worker() as worker:
+        site.until(lambda: site.is_listening(worker))
         stopped, other = site.enqueue(script=script), site.enqueue(script=LONG)
         site.streams(stopped.id)
         site.streams(other.id)
@@ -50,6 +51,7 @@ def test_the_stop_command_ends_one_job_and_leaves_the_others(site, script):
 
 def test_the_stop_command_for_an_execution_ends_that_and_no_other(site):
     with site.worker() as worker:
+        site.until(lambda: site.is_listening(worker))
         stopped, other = site.enqueue(script=LONG), site.enqueue(script=LONG)
         site.streams(stopped.id)
         site.streams(other.id)

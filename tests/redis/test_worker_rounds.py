@@ -263,7 +263,8 @@ def test_a_cancelled_job_that_is_requeued_runs_as_the_next_attempt(site):
 
 
 def test_a_stopped_job_that_is_requeued_runs_as_the_next_attempt(site):
-    with site.worker():
+    with site.worker() as worker:
+        site.until(lambda: site.is_listening(worker))
         job = site.enqueue(script={"words": 100, "interval": 0.01})
         site.streams(job.id)
         send_stop_job_command(site.redis, job.id, serializer="json")
