@@ -87,6 +87,8 @@ class Vigil:
         self._shown: WorkerStatus | None = None
         #: Seconds after a look for work that belongs to nobody at which there is some.
         self._patrol_due = math.inf
+        #: Commands have been asked for: none that is meant for a job of this worker is missed.
+        self._listening = asyncio.Event()
         self._rq_leases_due = time.monotonic() + RQ_LEASE_INTERVAL
 
     @contextlib.asynccontextmanager
@@ -96,6 +98,7 @@ class Vigil:
         every = (self._patrol, self._beat, self._listen, self._maintain, self._reconcile)
         duties = [asyncio.create_task(_lastingly(duty)) for duty in every]
         try:
+            await self._listening.wait()
             yield
         finally:
             # Python 3.11's wait_for, in which redis-py sends, may swallow a cancellation (python/cpython#86296).
@@ -192,8 +195,10 @@ class Vigil:
                     if was_connected:
                         telemetry.observer().reconnected("commands")
                     was_connected = True
+                    self._listening.set()
                     await self._hear(pubsub)
             except (RedisError, OSError) as exc:
+                self._listening.set()  # it can wait no longer
                 self._outage.meets("commands", exc)
             await asyncio.sleep(RECONNECT)
 
