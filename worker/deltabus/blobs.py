@@ -161,15 +161,16 @@ class Writer:
     Args:
         ttl: seconds that it lives after each chunk, and after the last one.
         blob_id: the id that it gets when it is complete; by default a random one.
+        prefix: what a random one begins with.
     """
 
-    def __init__(self, blobs: Blobs, *, ttl: int, blob_id: str | None = None) -> None:
+    def __init__(self, blobs: Blobs, *, ttl: int, blob_id: str | None = None, prefix: str = "") -> None:
         self._blobs = blobs
         self._ttl = ttl
         self._buffer = bytearray()
         self._chunks = 0
         # Nobody sees half a blob under an id that somebody may know.
-        self._written = uuid.uuid4().hex
+        self._written = prefix + uuid.uuid4().hex
         self.id = blob_id or self._written
 
     async def write(self, piece: bytes | bytearray | memoryview) -> None:
@@ -199,14 +200,14 @@ class Writer:
         self._chunks += 1
 
 
-async def write(blobs: Blobs, data: Data, *, ttl: int, limit: int) -> str:
-    """Make a blob of what a producer has; returns its id.
+async def write(blobs: Blobs, data: Data, *, ttl: int, limit: int, prefix: str = "") -> str:
+    """Make a blob of what a producer has; returns its id, which begins with `prefix`.
 
     Raises:
         OSError: the file cannot be read.
         PayloadTooLarge: there are more than `limit` bytes.
     """
-    writer = Writer(blobs, ttl=ttl)
+    writer = Writer(blobs, ttl=ttl, prefix=prefix)
     size = 0
     try:
         async with contextlib.aclosing(_pieces(data)) as pieces:

@@ -225,7 +225,10 @@ class AsyncBus(Functions):
         ttl = self._settings.blob_ttl if ttl is None else ttl
         if ttl < 1:
             raise InvalidRequest("must be a whole number of seconds above 0", param="ttl")
-        return await blobs.write(self._open().blobs, data, ttl=ttl, limit=self._settings.max_file_bytes)
+        settings = self._settings
+        return await blobs.write(
+            self._open().blobs, data, ttl=ttl, limit=settings.max_file_bytes, prefix=settings.id_prefix
+        )
 
     async def read_blob(self, blob_id: str, /) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob, in pieces: what a task left there, or a producer.

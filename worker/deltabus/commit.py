@@ -37,6 +37,7 @@ from deltabus import telemetry
 from deltabus.discovery import is_elsewhere
 from deltabus.errors import BusUnavailable
 from deltabus.outage import Outage
+from deltabus.refusal import lacks_right
 from deltabus.scripts import Script
 
 #: Bytes of one pipeline, give or take a command: what has piled up goes out in portions that a slow line can take.
@@ -192,6 +193,8 @@ class GroupCommit:
         self._address = address(client)
         self._scripts = scripts
         self._scripts_loaded = False
+        #: Redis' refusal to load them.
+        self._unloadable: ResponseError | None = None
         self._patience = patience
         self._outage = Outage(self._address) if outage is None and patience is None else outage
         #: As which it meets an outage.
@@ -319,15 +322,22 @@ class GroupCommit:
             if not self._scripts_loaded:
                 for script in self._scripts:
                     await connection.send_command("SCRIPT LOAD", script.source)
+                self._unloadable = None
                 for _ in self._scripts:
-                    await connection.read_response()
+                    if isinstance(reply := await self._reply(), ResponseError):
+                        if not lacks_right(reply):
+                            raise reply
+                        # Who may not load scripts need not need them: each command is answered for itself.
+                        self._unloadable = reply
                 self._scripts_loaded = True
             await connection.send_packed_command([packed for _, packed in self._unanswered], check_health=False)
             replies = [await self._reply() for _ in self._unanswered]
         batch, self._unanswered = self._unanswered, []
         reason = None
         for (item, packed), reply in zip(batch, replies, strict=True):
-            if is_not_now(reply):
+            if isinstance(reply, NoScriptError) and self._unloadable is not None:
+                item.answer(self._unloadable)
+            elif is_not_now(reply):
                 self._unanswered.append((item, packed))
                 reason = f"{type(reply).__name__}: {reply}"
                 self._scripts_loaded = False

@@ -73,7 +73,7 @@ class Order:
             raise InvalidRequest("must be 1 to 128 letters, digits, `_` and `-`", param="task_id")
         self._calls = [_call(function, content, settings, job_timeout) for content in contents]
         self._is_named = task is not None
-        self.tasks = [uuid.uuid4().hex for _ in contents] if task is None else [task]
+        self.tasks = [settings.id_prefix + uuid.uuid4().hex for _ in contents] if task is None else [task]
         self._queue = queue
         self._now = now = timestamp()
         # What RQ would write besides, the empty ones too.

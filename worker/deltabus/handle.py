@@ -20,6 +20,7 @@ from deltabus.errors import BusError, InvalidRequest, TaskCancelled, TaskFailed
 from deltabus.events import AnyEvent, Cancelled, Completed, Failed, Terminal
 from deltabus.follow import Seen, before, position, unknown
 from deltabus.records import Record, State
+from deltabus.refusal import lacks_right
 from deltabus.scripts import CANCEL, WITHDRAW
 from deltabus.session import Session
 from deltabus.telling import Telling
@@ -171,7 +172,12 @@ class AsyncTask:
                 session.settings.failure_ttl,
             ),
         )
-        return bytes(await session.commit.call(packed))
+        try:
+            return bytes(await session.commit.call(packed))
+        except ResponseError as exc:
+            if not lacks_right(exc):
+                raise
+            return b"elsewhere"  # A producer need not have the right to settle: whoever takes the job does.
 
     async def _leave_word(self, session: Session, reason: str | None, seal: Seen | None) -> bool:
         """Ask whoever runs it, or is about to; False: it has ended meanwhile."""

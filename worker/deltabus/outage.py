@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from deltabus import telemetry
+from deltabus.refusal import advice
 
 #: Seconds after which an outage that lasts is worth another line.
 REMINDER: Final = 60.0
@@ -34,10 +35,15 @@ class Outage:
         self._met_by: set[str] = set()
         self._since = 0.0
         self._said = 0.0
+        #: When the refusal that a duty meets was said last.
+        self._refusals: dict[str, float] = {}
 
     def meets(self, duty: str, reason: object) -> None:
         """`duty` is not served, and tries again. To be called at each try."""
         now = self._clock()
+        if (hint := advice(reason)) is not None:
+            self._refused(duty, now, f"{_words(reason)}; {hint}")
+            return
         if not self._met_by:
             telemetry.observer().outage(away=True)
             self._since = self._said = now
@@ -50,12 +56,20 @@ class Outage:
 
     def is_over_for(self, duty: str) -> None:
         """`duty` is served."""
+        if self._refusals.pop(duty, None) is not None:
+            _log.info("Redis at %s lets this worker do again what it needs for: %s", self._address, duty)
         if duty not in self._met_by:
             return
         self._met_by.discard(duty)
         if not self._met_by:
             telemetry.observer().outage(away=False)
             _log.info("Redis at %s is back after %.1f s", self._address, self._clock() - self._since)
+
+    def _refused(self, duty: str, now: float, words: str) -> None:
+        """It is there, and says no: said once for each duty, and again from time to time."""
+        if now - self._refusals.get(duty, -REMINDER) >= REMINDER:
+            self._refusals[duty] = now
+            _log.error("Redis at %s refuses what this worker needs for: %s: %s", self._address, duty, words)
 
 
 def _words(reason: object) -> str:

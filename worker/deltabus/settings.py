@@ -67,6 +67,9 @@ _MAY_BE_ZERO: Final = frozenset({"drain_timeout", "max_retries", "park_after", "
 #: Fields of which -1 means for ever, as it does to RQ.
 _MAY_BE_FOREVER: Final = frozenset({"result_ttl", "failure_ttl"})
 
+#: Leaves room for 32 digits in an id.
+_ID_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{0,64}")
+
 #: Scheme and bucket, and perhaps a folder.
 _STORAGE_ROOT: Final = re.compile(r"[a-z0-9]+://[^/\s]+(/\S*)?")
 
@@ -143,6 +146,8 @@ class Settings:
     blob_ttl: int = 3600
     #: Hosts that a job's RQ webhooks may call.
     webhook_hosts: tuple[str, ...] = ()
+    #: What ids begin with that a producer leaves to chance, of tasks and blobs: by it, Redis' ACL tells tenants apart.
+    id_prefix: str = ""
     log_level: str = "info"
     #: `console`, `json`, or `auto`: console on a terminal.
     log_format: str = "auto"
@@ -348,6 +353,8 @@ def _problem(name: str, value: Any) -> str | None:
                 return f"must be a string, not {kind(value)}"
             if name in _CHOICES and value not in _CHOICES[name]:
                 return f"must be one of {', '.join(_CHOICES[name])}, not {value!r}"
+            if name == "id_prefix" and not _ID_PREFIX.fullmatch(value):
+                return "must be at most 64 letters, digits, `_` and `-`"
             if name == "redis_url":
                 return _redis_url_problem(value)
     return None

@@ -223,7 +223,8 @@ class Vigil:
             for slot in list(self._slots):
                 if slot.task == task:
                     reason = await self._redis.get(keys.cancel(task))
-                    slot.cancel(str(reason, "utf-8", "replace") if isinstance(reason, bytes) else reason)
+                    if reason is not None:  # A message alone, anybody might send who may tell of one task.
+                        slot.cancel(str(reason, "utf-8", "replace") if isinstance(reason, bytes) else reason)
             return
         try:
             command = msgspec.json.decode(message["data"], type=dict[str, Any])

@@ -113,7 +113,7 @@ FIXES: Final = {
     "replica": "name the primary in `redis_url`",
     "eviction": "redis-cli CONFIG SET maxmemory-policy noeviction",
     "persistence": "set `appendonly yes` where that matters",
-    "rights": "allow this user ~deltabus:* ~rq:* &*, and scripts, streams, pub/sub, INFO (ACL SETUSER)",
+    "rights": "give this user the rights of its role: ops/acl",
     "queue": "another program uses this key: take another database, or another queue name",
 }
 

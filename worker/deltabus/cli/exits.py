@@ -62,6 +62,11 @@ def explain(error: BaseException) -> str | None:
             return _line(str(error))
     if _is_redis_unreachable(error):
         return _unreachable(f"cannot reach Redis: {error}")
+    if "redis.exceptions" in sys.modules:
+        from deltabus.refusal import advice
+
+        if (hint := advice(error)) is not None:
+            return _line(f"Redis refuses: {error}; {hint}")
     return None
 
 
