@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import redis
 import redis.asyncio
+from redis.backoff import NoBackoff
 from redis.connection import SSLConnection, UnixDomainSocketConnection
+from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 from rq.connections import get_connection_kwargs
 
@@ -26,9 +28,22 @@ _NOT_PORTABLE: Final = ("retry", "retry_on_error", "parser_class", "socket_timeo
 #: Seconds to wait for an answer. Before its version 8, redis-py waited for ever.
 ANSWER_TIMEOUT: Final = 5.0
 
+#: Seconds to wait for an answer where somebody else waits for ours, and has little patience.
+SOON: Final = 1.0
 
 #: What redis-py's own pool for Sentinel holds of itself.
 _OF_SENTINEL_POOLS: Final = ("connection_pool", "host", "port")
+
+
+def hasty(connection: redis.Redis) -> redis.Redis:
+    """A client that blocks, for the same server and as bytes, and gives up soon: for who must not be kept waiting."""
+    pool = connection.connection_pool
+    soon = {"socket_timeout": SOON, "socket_connect_timeout": SOON, "retry": Retry(NoBackoff(), 0)}
+    kwargs = {**pool.connection_kwargs, **soon, "decode_responses": False}
+    if isinstance(pool, SentinelConnectionPool):
+        kwargs = {key: value for key, value in kwargs.items() if key not in _OF_SENTINEL_POOLS}
+        return redis.Redis.from_pool(SentinelConnectionPool(pool.service_name, pool.sentinel_manager, **kwargs))
+    return redis.Redis.from_pool(redis.ConnectionPool(pool.connection_class, **kwargs))
 
 
 def asynchronous(connection: redis.Redis, **overrides: Any) -> redis.asyncio.Redis:

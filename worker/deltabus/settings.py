@@ -58,11 +58,12 @@ _COUNTED: Final[Mapping[str, str]] = {
     "concurrency": "attempts at once",
     "max_deliveries": "deliveries",
     "max_retries": "retries",
+    "metrics_port": "a TCP port",
     "task_lines": "log lines a second",
 }
 
 #: Fields of which 0 makes sense; every other number must be above it.
-_MAY_BE_ZERO: Final = frozenset({"drain_timeout", "max_retries", "park_after", "retry_delay", "task_lines"})
+_MAY_BE_ZERO: Final = frozenset({"drain_timeout", "max_retries", "metrics_port", "park_after", "retry_delay", "stall_after", "task_lines"})
 
 #: Fields of which -1 means for ever, as it does to RQ.
 _MAY_BE_FOREVER: Final = frozenset({"result_ttl", "failure_ttl"})
@@ -72,6 +73,9 @@ _ID_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{0,64}")
 
 #: Scheme and bucket, and perhaps a folder.
 _STORAGE_ROOT: Final = re.compile(r"[a-z0-9]+://[^/\s]+(/\S*)?")
+
+#: The highest TCP port.
+MAX_PORT: Final = 65535
 
 
 class Setting(NamedTuple):
@@ -154,6 +158,14 @@ class Settings:
     #: Log lines a second about single tasks, in each process; beyond them, tasks are summed up in one line now and
     #: then. 0: sums alone.
     task_lines: int = 20
+    #: TCP port of /metrics, /healthz, /livez and /readyz; 0: none. Under a supervisor, the one of all its processes.
+    metrics_port: int = 0
+    #: Address to listen on there; 0.0.0.0 for probes and scrapers from elsewhere.
+    metrics_host: str = "127.0.0.1"
+    #: Tenants that metrics tell apart, all others being `other`; none: the first fifty that come.
+    metrics_tenants: tuple[str, ...] = ()
+    #: A worker is stuck that takes nothing for so long though there are jobs and free slots; 0: that is not looked at.
+    stall_after: float = 30.0
     #: Prefix of RQ's keys. RQ reads it from RQ_KEY_PREFIX, so that variable alone sets it here.
     rq_key_prefix: str = "rq"
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
@@ -357,6 +369,8 @@ def _problem(name: str, value: Any) -> str | None:
                 return "must be at most 64 letters, digits, `_` and `-`"
             if name == "redis_url":
                 return _redis_url_problem(value)
+            if name == "metrics_host" and not value.strip():
+                return "must be an address such as 127.0.0.1, or 0.0.0.0 for all"
     return None
 
 
@@ -370,6 +384,8 @@ def _number_problem(name: str, value: Any, *, whole: bool) -> str | None:
     if not math.isfinite(value) or value <= 0:
         least = "of at least 0" if name in _MAY_BE_ZERO else "above 0"
         return f"{wanted} {least}{' (or -1: for ever)' if name in _MAY_BE_FOREVER else ''}, not {value}"
+    if name == "metrics_port" and value > MAX_PORT:
+        return f"{wanted} of at most {MAX_PORT}, not {value}"
     return None
 
 

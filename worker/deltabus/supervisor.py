@@ -27,6 +27,11 @@ from typing import Final, Self
 
 import structlog
 
+from deltabus import board
+from deltabus.board import Board
+from deltabus.metrics.catalogue import DEATHS
+from deltabus.roster import Roster
+
 #: Seconds after which a process counts as well started: its death is then not part of a crash loop.
 STABLE: Final = 10.0
 
@@ -38,6 +43,9 @@ MAX_BACKOFF: Final = 30.0
 
 #: Young deaths in a row after which a burst, which should come to an end, is given up.
 BURST_CRASHES: Final = 5
+
+#: Young deaths in a row after which a process counts as one that dies again and again.
+CRASH_LOOP: Final = 3
 
 #: Seconds beyond the drain timeout after which a process that will not stop is killed.
 GRACE: Final = 10.0
@@ -71,6 +79,7 @@ class Supervisor:
         environ: their environment; None: this process' own.
         burst: a process that exits with 0 has finished and is not replaced.
         drain_timeout: seconds that a process may take to stop after the first signal.
+        roster: gets the boards of the processes, which are told by `--board` where theirs is; None: they need none.
     """
 
     def __init__(
@@ -81,11 +90,13 @@ class Supervisor:
         environ: Mapping[str, str] | None = None,
         burst: bool = False,
         drain_timeout: float = 25.0,
+        roster: Roster | None = None,
     ) -> None:
         self._command = list(command)
         self._environ = None if environ is None else dict(environ)
         self._burst = burst
         self._drain_timeout = drain_timeout
+        self._roster = roster
         self._slots = [_Slot(number) for number in range(1, count + 1)]
         self._signals = 0
         self._kill_at: float | None = None
@@ -115,11 +126,26 @@ class Supervisor:
         now = time.monotonic()
         for slot in self._slots:
             if slot.process is None and slot.due is not None and slot.due <= now:
-                slot.process = subprocess.Popen(  # noqa: S603 - the command is ours
-                    self._command, env=self._environ, stdin=subprocess.PIPE, process_group=0
-                )
+                slot.process = self._start()
                 slot.started, slot.due = now, None
                 _log.info("process started", slot=slot.number, pid=slot.process.pid)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        descriptor = None if self._roster is None else board.shared()
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the command is ours
+                self._command if descriptor is None else [*self._command, "--board", str(descriptor)],
+                env=self._environ,
+                stdin=subprocess.PIPE,
+                process_group=0,
+                pass_fds=() if descriptor is None else (descriptor,),
+            )
+            if self._roster is not None and descriptor is not None:
+                self._roster.enter(process.pid, Board(descriptor))
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        return process
 
     def _reap(self) -> None:
         for slot in self._slots:
@@ -131,6 +157,9 @@ class Supervisor:
             slot.process = None
             slot.code = 128 - code if code < 0 else code
             self._decide(slot, pid)
+            if self._roster is not None:
+                self._roster.leave(pid)
+                self._roster.crashing = sum(slot.crashes >= CRASH_LOOP for slot in self._slots)
 
     def _decide(self, slot: _Slot, pid: int) -> None:
         """What follows the death of a process."""
@@ -142,6 +171,8 @@ class Supervisor:
         if self._burst and slot.code == 0:
             _log.info("process finished", slot=slot.number, pid=pid)
             return
+        if self._roster is not None:
+            self._roster.count(DEATHS.name)
         young = time.monotonic() - slot.started < STABLE
         slot.crashes = slot.crashes + 1 if young and slot.code else 0
         if self._burst and slot.crashes >= BURST_CRASHES:

@@ -79,7 +79,7 @@ class TaskLog(Observer):
         if code is not None:
             line["code"] = code
         if watch.attempt:
-            line["seconds"] = _since(watch.began)
+            line["seconds"] = round(watch.seconds, 4)
         if watch.deltas:
             line |= {"first_delta": round(watch.first_delta - watch.called, 4), "deltas": watch.deltas}
         if isinstance(event, Completed) and (tokens := _tokens(event.result)):

@@ -103,6 +103,11 @@ class Watch:
         """Whom the producer wants the task accounted to: any string, and empty where it does not say."""
         return "" if self.envelope is None else self.envelope.tenant or ""
 
+    @property
+    def seconds(self) -> float:
+        """Since the attempt began."""
+        return perf_counter() - self.began
+
     def call(self) -> None:
         """The task function is called."""
         self.called = perf_counter()

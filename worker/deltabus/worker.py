@@ -37,9 +37,11 @@ from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
 from deltabus import connections, keys, logs, telemetry
 from deltabus.allowlist import AllowList
+from deltabus.board import Board
 from deltabus.commit import address
 from deltabus.discovery import is_elsewhere
 from deltabus.errors import ErrorInfo, TaskFailed
+from deltabus.instruments import Instruments
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, JSONSerializer
 from deltabus.outage import Outage
 from deltabus.queues import BusQueue
@@ -72,6 +74,7 @@ class AsyncWorker(BaseWorker):
     Args:
         queues: names or RQ queues, highest priority first.
         settings: None reads `deltabus.toml` and the environment, as always.
+        board: where it counts, for a supervisor to show; None: it shows that itself, where `metrics_port` is set.
 
     Other arguments are RQ's. The serializer is JSON and the job class is `BusJob`, whatever is asked for.
     """
@@ -85,7 +88,13 @@ class AsyncWorker(BaseWorker):
     queue_class = BusQueue
 
     def __init__(
-        self, queues: Any, name: str | None = None, *args: Any, settings: Settings | None = None, **kwargs: Any
+        self,
+        queues: Any,
+        name: str | None = None,
+        *args: Any,
+        settings: Settings | None = None,
+        board: Board | None = None,
+        **kwargs: Any,
     ) -> None:
         kwargs |= {
             "serializer": JSONSerializer,
@@ -98,6 +107,7 @@ class AsyncWorker(BaseWorker):
         super().__init__(names, name, *args, **kwargs)
         self.log_result_lifespan = False
         self._settings = settings
+        self._instruments = Instruments(board)
         self._outage = Outage(address(self.connection))
         self._shift: tuple[asyncio.AbstractEventLoop, Shift] | None = None
         #: Jobs that the last shift could not hand back.
@@ -147,17 +157,22 @@ class AsyncWorker(BaseWorker):
         self._dequeue_strategy = dequeue_strategy
         self.default_result_ttl = self.result_ttl
         self._configure_logs(logging_level)
-        self._begin()
-        if with_scheduler:
-            self._start_scheduler(burst, logging_level, date_format, log_format)
+        with self._instruments.shown(self.settings, self.connection, self.queue_names()):
+            self._begin()
+            if with_scheduler:
+                self._start_scheduler(burst, logging_level, date_format, log_format)
+            return self._run(burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time) > 0
+
+    def _run(self, **limits: Any) -> int:
+        """Run a shift, and sign off; returns how many jobs were taken."""
         done = False
         try:
-            taken = self._live(self._work(burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time))
+            taken = self._live(self._work(**limits))
             done = True
         finally:
             if not self._abandoned:  # RQ would forget what this worker was running
                 self._sign_off(keep_lease=not done)
-        return taken > 0
+        return taken
 
     def _live(self, work: Coroutine[Any, Any, int]) -> int:
         """Run a shift on a loop of its own, to its end."""
@@ -208,7 +223,8 @@ class AsyncWorker(BaseWorker):
 
     async def _work(self, *, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         task_log = TaskLog(self.settings.task_lines)
-        telemetry.observe(Observers(task_log, *self.observers()))
+        queues = self.queue_names()
+        telemetry.observe(Observers(task_log, *self._instruments.observers(self.settings, queues), *self.observers()))
         shift = Shift(self, self.settings, burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time)
         loop = asyncio.get_running_loop()
         self._shift = loop, shift
@@ -220,18 +236,19 @@ class AsyncWorker(BaseWorker):
             "worker started",
             worker=self.name,
             pid=os.getpid(),
-            queues=self.queue_names(),
+            queues=queues,
             concurrency=self.settings.concurrency,
         )
         try:
-            return await shift.run()
+            with self._instruments.looked_after(self.settings, self.connection, queues):
+                return await shift.run()
         finally:
             task_log.sum_up()
             self._shift = None
             self._abandoned = shift.abandoned
 
     def observers(self) -> Sequence[Observer]:
-        """Who is told what happens here, besides the log. Called once, on the loop, before anything is made there."""
+        """Who else is told what happens here, than the log and the instruments. Called once, on the loop, before anything is made there."""
         return ()
 
     def subscribe(self) -> None:

@@ -1,0 +1,93 @@
+"""What shows how a worker is: its board, who writes on it, who looks whether it is stuck, and who serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+from redis import Redis
+
+from deltabus import connections
+from deltabus.board import Board
+from deltabus.lookout import Lookout
+from deltabus.metrics import queuesight
+from deltabus.metrics.counting import Counting
+from deltabus.pulse import Pulse
+from deltabus.roster import Roster
+from deltabus.settings import Settings
+from deltabus.telemetry import Observer
+
+
+class Instruments:
+    """Those of one worker.
+
+    Args:
+        board: one that a supervisor shows; None: the worker shows its own, where `metrics_port` is set.
+    """
+
+    def __init__(self, board: Board | None) -> None:
+        self._shows_itself = board is None
+        self._board = board or Board()
+        self._pulse = Pulse(self._board)
+
+    def observers(self, settings: Settings, queues: Sequence[str]) -> list[Observer]:
+        """Who writes on the board. Nothing is counted that nobody can see."""
+        if self._shows_itself and not settings.metrics_port:
+            return [self._pulse]
+        return [self._pulse, Counting(self._board, queues=queues, tenants=settings.metrics_tenants)]
+
+    @contextlib.contextmanager
+    def shown(self, settings: Settings, connection: Redis, queues: Sequence[str]) -> Iterator[None]:
+        """Serve the board while the block runs, where that is wanted.
+
+        Raises:
+            ConfigError: it cannot be served.
+        """
+        if not (self._shows_itself and settings.metrics_port):
+            yield
+            return
+        roster = Roster()
+        roster.enter(os.getpid(), self._board)
+        with serve(roster, settings, connection, queues):
+            yield
+
+    @contextlib.contextmanager
+    def looked_after(self, settings: Settings, connection: Redis, queues: Sequence[str]) -> Iterator[None]:
+        """Beat, and have somebody look whether the process is stuck, while the block runs. Entered on the loop."""
+        self._pulse.beat()
+        lookout = Lookout(
+            self._pulse,
+            self._board,
+            lambda: queuesight.waiting(connection, queues),
+            lease=settings.lease,
+            stall_after=settings.stall_after,
+        )
+        try:
+            with lookout:
+                yield
+        finally:
+            self._pulse.stop()
+
+
+def serve(
+    roster: Roster, settings: Settings, connection: Redis, queues: Sequence[str]
+) -> contextlib.AbstractContextManager[object]:
+    """The endpoint of the processes on a roster, for a `with` block.
+
+    Args:
+        connection: to the Redis that is asked for queues.
+
+    Raises:
+        ConfigError: prometheus-client is not installed, or the port cannot be had.
+    """
+    from deltabus.statusserver import StatusServer
+
+    return StatusServer(
+        settings.metrics_host,
+        settings.metrics_port,
+        roster,
+        connections.hasty(connection),
+        queues=queues,
+        lease=settings.lease,
+    )

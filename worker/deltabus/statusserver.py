@@ -1,0 +1,195 @@
+"""`/metrics`, `/healthz`, `/livez` and `/readyz` over HTTP, from a thread: it answers while the event loop hangs.
+
+One answer a connection, a handful of connections at once, seconds for each: whoever cannot keep to that is cut
+off, the oldest first, so that a probe always gets through. There is no authentication: by default only this
+machine can reach it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from deltabus.errors import ConfigError
+from deltabus.health import Health, Problem, judge, reasons
+from deltabus.metrics import queuesight
+from deltabus.metrics.exposition import Exposition
+from deltabus.roster import Roster
+
+#: Connections at once; one more, and the oldest is cut off.
+CONNECTIONS: Final = 16
+
+#: Seconds that a client may take for each step of its request.
+PATIENCE: Final = 5.0
+
+#: Seconds for which Redis' answer to one request serves the next ones.
+PING_INTERVAL: Final = 1.0
+
+log = structlog.get_logger("deltabus.status")
+
+
+class StatusServer:
+    """Serves while its block runs.
+
+    Args:
+        host, port: to listen on; port 0: any that is free.
+        redis: a client that gives up soon.
+        queues: those of which depth and age are shown.
+        lease: see `health.judge`.
+
+    Raises:
+        ConfigError: it cannot listen there.
+    """
+
+    def __init__(
+        self, host: str, port: int, roster: Roster, redis: Redis, *, queues: Sequence[str], lease: float
+    ) -> None:
+        self._roster = roster
+        self._redis = redis
+        self._lease = lease
+        self._exposition = Exposition(roster, lambda: queuesight.look(redis, queues))
+        self._pinged = threading.Lock()
+        self._ping_at = 0.0
+        self._problem: str | None = None
+        try:
+            self._server = _Server((host, port), self)
+        except (OSError, OverflowError) as exc:
+            raise ConfigError(f"metrics_port: cannot listen on {host}:{port}: {getattr(exc, 'strerror', exc)}") from exc
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="deltabus status", kwargs={"poll_interval": 0.2}, daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        """On which it listens."""
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        log.info("serving /metrics, /healthz, /livez and /readyz", host=self._server.server_address[0], port=self.port)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._redis.close()
+
+    def answer(self, path: str, accept: str) -> tuple[int, str, bytes]:
+        """Status, type and body of an answer."""
+        pages: dict[str, Callable[[Health], Sequence[Problem]]] = {
+            "/healthz": lambda health: health.well,
+            "/livez": lambda health: health.live,
+            "/readyz": lambda health: health.ready,
+        }
+        if path == "/metrics":
+            body, media_type = self._exposition.render(self._judge(), accept)
+            return 200, media_type, body
+        if path not in pages:
+            return _json(404, {"error": f"there are /metrics, {', '.join(pages)}"})
+        health = self._judge()
+        problems = pages[path](health)
+        shown = {
+            "status": "failing" if problems else "ok",
+            "problems": reasons(problems),
+            "processes": [vital.shown() for vital in health.processes],
+        }
+        return _json(503 if problems else 200, shown)
+
+    def _judge(self) -> Health:
+        return judge(self._roster, lease=self._lease, redis=self._ping())
+
+    def _ping(self) -> str | None:
+        """What is wrong with Redis."""
+        with self._pinged:
+            now = time.monotonic()
+            if now >= self._ping_at:
+                try:
+                    self._redis.ping()
+                    self._problem = None
+                except (RedisError, OSError) as exc:
+                    self._problem = f"Redis does not answer: {type(exc).__name__}"
+                self._ping_at = time.monotonic() + PING_INTERVAL
+            return self._problem
+
+
+def _json(status: int, document: dict[str, Any]) -> tuple[int, str, bytes]:
+    return status, "application/json", json.dumps(document).encode() + b"\n"
+
+
+class _Server(ThreadingHTTPServer):
+    """The standard library's, within bounds."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, where: tuple[str, int], status: StatusServer) -> None:
+        self.status = status
+        self._open: dict[socket.socket, None] = {}
+        self._opening = threading.Lock()
+        if ":" in where[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(where, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._opening:
+            while len(self._open) >= CONNECTIONS:
+                _cut(next(iter(self._open)))
+                del self._open[next(iter(self._open))]
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._opening:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what is our fault: the base class prints, and whatever a client does."""
+        if not isinstance(sys.exception(), OSError):
+            log.exception("a request for the status could not be answered")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request. HTTP/1.0: the connection ends with the answer."""
+
+    server: _Server
+    timeout = PATIENCE
+    server_version = "deltabus"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        status, media_type, body = self.server.status.answer(
+            self.path.partition("?")[0], self.headers.get("Accept", "")
+        )
+        self.send_response(status)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a line for each probe is of no use to anybody."""
+
+
+def _cut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
