@@ -42,7 +42,8 @@ def hasty(connection: redis.Redis) -> redis.Redis:
     kwargs = {**pool.connection_kwargs, **soon, "decode_responses": False}
     if isinstance(pool, SentinelConnectionPool):
         kwargs = {key: value for key, value in kwargs.items() if key not in _OF_SENTINEL_POOLS}
-        return redis.Redis.from_pool(SentinelConnectionPool(pool.service_name, pool.sentinel_manager, **kwargs))
+        again = SentinelConnectionPool(pool.service_name, pool.sentinel_manager, **kwargs)  # type: ignore[no-untyped-call]
+        return redis.Redis.from_pool(again)
     return redis.Redis.from_pool(redis.ConnectionPool(pool.connection_class, **kwargs))
 
 

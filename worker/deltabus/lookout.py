@@ -20,7 +20,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from deltabus.board import Board
-from deltabus.metrics.catalogue import STALLS
+from deltabus.catalogue import STALLS
 from deltabus.pulse import Pulse, Trouble
 
 #: Longest time, in seconds, between two looks at the loop.

@@ -75,7 +75,7 @@ class Pulse(Observer):
 
     def read(self) -> Reading:
         """As others see it."""
-        return _reading(self._numbers.tolist())
+        return _reading(list(self._numbers))
 
     def is_in(self, trouble: Trouble) -> None:
         """The process is stuck, for that reason, or not any more."""

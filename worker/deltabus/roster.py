@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from deltabus.board import Board, Key
-from deltabus.metrics.catalogue import COUNTED
+from deltabus.catalogue import COUNTED
 
 _COUNTED: Final = frozenset(metric.name for metric in COUNTED)
 

@@ -63,7 +63,9 @@ _COUNTED: Final[Mapping[str, str]] = {
 }
 
 #: Fields of which 0 makes sense; every other number must be above it.
-_MAY_BE_ZERO: Final = frozenset({"drain_timeout", "max_retries", "metrics_port", "park_after", "retry_delay", "stall_after", "task_lines"})
+_MAY_BE_ZERO: Final = frozenset(
+    {"drain_timeout", "max_retries", "metrics_port", "park_after", "retry_delay", "stall_after", "task_lines"}
+)
 
 #: Fields of which -1 means for ever, as it does to RQ.
 _MAY_BE_FOREVER: Final = frozenset({"result_ttl", "failure_ttl"})

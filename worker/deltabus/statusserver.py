@@ -160,8 +160,8 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what is our fault: the base class prints, and whatever a client does."""
-        if not isinstance(sys.exception(), OSError):
-            log.exception("a request for the status could not be answered")
+        if (error := sys.exception()) is not None and not isinstance(error, OSError):
+            log.error("a request for the status could not be answered", exc_info=error)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 # the base class looks for it by this name
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a line for each probe is of no use to anybody."""

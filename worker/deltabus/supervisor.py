@@ -29,7 +29,7 @@ import structlog
 
 from deltabus import board
 from deltabus.board import Board
-from deltabus.metrics.catalogue import DEATHS
+from deltabus.catalogue import DEATHS
 from deltabus.roster import Roster
 
 #: Seconds after which a process counts as well started: its death is then not part of a crash loop.

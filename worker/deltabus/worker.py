@@ -248,7 +248,7 @@ class AsyncWorker(BaseWorker):
             self._abandoned = shift.abandoned
 
     def observers(self) -> Sequence[Observer]:
-        """Who else is told what happens here, than the log and the instruments. Called once, on the loop, before anything is made there."""
+        """Who is told what happens here, besides log and instruments; asked once, on the loop, before all else."""
         return ()
 
     def subscribe(self) -> None:

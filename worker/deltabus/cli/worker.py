@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from deltabus.cli import exits
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.server import connect
+from deltabus.settings import MAX_PORT
 
 if TYPE_CHECKING:
     from deltabus.settings import Settings
@@ -30,6 +31,7 @@ Examples:
   deltabus worker
   deltabus worker urgent chat --concurrency 500
   deltabus worker --processes 4           four processes; what dies is restarted
+  deltabus worker --metrics-port 9100     /metrics, /healthz, /livez and /readyz on this machine
   deltabus worker --burst                 until the queues are empty
 
 The same worker under RQ's own command line:
@@ -44,6 +46,14 @@ The same worker under RQ's own command line:
 @click.option("--burst", is_flag=True, help="Leave when the queues are empty.")
 @click.option("--name", help="Name of the worker, as RQ shows it; of several processes, the first part of it.")
 @click.option("--max-jobs", type=click.IntRange(min=1), metavar="N", help="Leave after so many jobs, each process.")
+@click.option(
+    "--metrics-port", type=click.IntRange(0, MAX_PORT), metavar="PORT", help="Serve /metrics and /healthz; 0: do not."
+)
+@click.option("--metrics-host", metavar="ADDRESS", help="Address to serve them on; default: 127.0.0.1.")
+@click.option(
+    "--log-format", type=click.Choice(["auto", "console", "json"]), help="Log lines; auto: console on a terminal."
+)
+@click.option("--board", type=int, hidden=True, help="Descriptor of the memory in which to count.")
 @click.option("--supervised", is_flag=True, hidden=True, help="Stop when standard input ends.")
 @pass_session
 def worker(
@@ -55,14 +65,22 @@ def worker(
     burst: bool,
     name: str | None,
     max_jobs: int | None,
+    metrics_port: int | None,
+    metrics_host: str | None,
+    log_format: str | None,
+    board: int | None,
     supervised: bool,
 ) -> int:
     # A supervisor talks to no provider; each of its processes looks secrets up for itself, when it starts.
     settings = session.worker_settings if processes == 1 else session.settings
-    if queues:
-        settings = replace(settings, queues=queues)
-    if concurrency is not None:
-        settings = replace(settings, concurrency=concurrency)
+    options: dict[str, Any] = {
+        "queues": queues or None,
+        "concurrency": concurrency,
+        "metrics_port": metrics_port,
+        "metrics_host": metrics_host,
+        "log_format": log_format,
+    }
+    settings = replace(settings, **{name: value for name, value in options.items() if value is not None})
     from deltabus import logs
 
     logs.configure(settings)
@@ -74,7 +92,7 @@ def worker(
         if name is not None and supervised:
             # A killed process stays registered until its lease has run out, and RQ takes no name twice.
             name = f"{name}.{os.getpid()}"
-        return _work(settings, burst=burst, name=name, max_jobs=max_jobs, supervised=supervised)
+        return _work(settings, burst=burst, name=name, max_jobs=max_jobs, board=board, supervised=supervised)
     return _supervise(session, settings, processes, burst=burst, name=name, max_jobs=max_jobs)
 
 
@@ -85,7 +103,7 @@ def command(session: Session, settings: Settings, *options: str) -> tuple[list[s
     an option gave goes by the environment: a command line, with its password, is for everybody to see.
     """
     config = ["--config", str(session.config)] if session.config else []
-    queues = [*settings.queues, "--concurrency", str(settings.concurrency)]
+    queues = [*settings.queues, "--concurrency", str(settings.concurrency), "--log-format", settings.log_format]
     # -P: the working directory is no place to import from.
     words = [sys.executable, "-P", "-m", "deltabus.cli", *config, "worker", *queues, "--supervised", *options]
     if session.redis is None and settings.redis_url == session.settings.redis_url:
@@ -94,13 +112,17 @@ def command(session: Session, settings: Settings, *options: str) -> tuple[list[s
     return words, {**kept, "DELTABUS_REDIS_URL": settings.redis_url}
 
 
-def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | None, supervised: bool) -> int:
+def _work(
+    settings: Settings, *, burst: bool, name: str | None, max_jobs: int | None, board: int | None, supervised: bool
+) -> int:
+    from deltabus.board import Board
     from deltabus.discovery import blocking
     from deltabus.worker import AsyncWorker
 
     connect(settings).close()
     with blocking(settings.redis_url) as connection:
-        worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings)
+        shared = None if board is None else Board(board)
+        worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings, board=shared)
         if supervised:
             worker.signal_echo = 0.0  # each signal comes from the supervisor, once
         # RQ takes no name twice, and raises a bare ValueError. One that was killed is waited for to be dead.
@@ -117,12 +139,23 @@ def _work(settings: Settings, *, burst: bool, name: str | None, max_jobs: int | 
 def _supervise(
     session: Session, settings: Settings, processes: int, *, burst: bool, name: str | None, max_jobs: int | None
 ) -> int:
+    from deltabus.roster import Roster
     from deltabus.supervisor import Supervisor
 
-    connect(settings).close()
     options = ["--burst"] if burst else []
     options += ["--name", name] if name is not None else []
     options += ["--max-jobs", str(max_jobs)] if max_jobs is not None else []
     words, environ = command(session, settings, *options)
-    supervisor = Supervisor(words, processes, environ=environ, burst=burst, drain_timeout=settings.drain_timeout)
-    return supervisor.run()
+    roster = Roster(processes) if settings.metrics_port else None
+    with contextlib.ExitStack() as stack:
+        connection = connect(settings)
+        if roster is None:
+            connection.close()
+        else:
+            from deltabus.instruments import serve
+
+            stack.callback(connection.close)
+            stack.enter_context(serve(roster, settings, connection, settings.queues))
+        return Supervisor(
+            words, processes, environ=environ, burst=burst, drain_timeout=settings.drain_timeout, roster=roster
+        ).run()

@@ -11,11 +11,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from deltabus import catalogue
 from deltabus.board import Board
+from deltabus.catalogue import Metric
 from deltabus.errors import TaskError
 from deltabus.events import Completed, Failed, Terminal
-from deltabus.metrics import catalogue
-from deltabus.metrics.catalogue import Metric
 from deltabus.telemetry import Observer, Watch
 
 #: Models, and tenants, that have a label of their own in each process.

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
+from deltabus import catalogue
 from deltabus.board import Key
+from deltabus.catalogue import COUNTED, Metric
 from deltabus.errors import ConfigError
 from deltabus.health import Health
-from deltabus.metrics import catalogue
-from deltabus.metrics.catalogue import COUNTED, Metric
 from deltabus.metrics.queuesight import Sight
 from deltabus.pulse import Trouble, read
 from deltabus.roster import Roster
@@ -44,7 +44,7 @@ class Exposition:
         self._look = look
 
     def render(self, health: Health, accept: str) -> tuple[bytes, str]:
-        """All metrics, in the form that a scraper's `Accept` asks for: OpenMetrics or Prometheus' text; and its type."""
+        """All metrics, in the form that a scraper's `Accept` asks for (OpenMetrics, Prometheus' text), and its type."""
         encode, media_type = choose_encoder(accept)
         return encode(_Families([*self._counted(), *self._read(health)])), media_type
 

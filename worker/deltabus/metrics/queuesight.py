@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from redis import Redis
 from rq.job import Job
-from rq.registry import DeferredJobRegistry, FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
+from rq.registry import (
+    BaseRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
 
 from deltabus.queues import BusQueue
 
 #: RQ's registries by the state of the jobs in them.
-REGISTRIES: Final = {
+REGISTRIES: Final[Mapping[str, type[BaseRegistry]]] = {
     "started": StartedJobRegistry,
     "scheduled": ScheduledJobRegistry,
     "deferred": DeferredJobRegistry,

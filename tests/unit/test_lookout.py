@@ -1,0 +1,119 @@
+"""Idle is not stuck: what a lookout takes for either, and that it says so once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.testing import capture_logs
+
+from deltabus.board import Board
+from deltabus.catalogue import STALLS
+from deltabus.lookout import LOOKS, Lookout
+from deltabus.pulse import Pulse, Trouble
+
+LEASE = 10.0
+STALL = 30.0
+
+
+class Post:
+    """A lookout whose time and queues the test has in hand."""
+
+    def __init__(self, stall_after: float = STALL) -> None:
+        self.board = Board()
+        self.pulse = Pulse(self.board)
+        self.queues: list[str] | Exception = []
+        self.asked = 0
+        self.now = time.monotonic()
+        self.lookout = Lookout(self.pulse, self.board, self.waiting, lease=LEASE, stall_after=stall_after)
+        self.pulse.started(4)
+
+    def waiting(self) -> list[str]:
+        self.asked += 1
+        if isinstance(self.queues, Exception):
+            raise self.queues
+        return self.queues
+
+    def look(self, seconds: float) -> Trouble:
+        """Let so many seconds pass, with a beating loop and a look each second; what was found at last."""
+        found = Trouble.NONE
+        for _ in range(int(seconds)):
+            self.now += 1
+            self.pulse._set("beat", self.now)
+            found = self.lookout._judge(self.now)
+            self.lookout._say(found)
+        return found
+
+    def stalls(self) -> dict[str, float]:
+        return {key[1]: numbers[0] for key, numbers in self.board.read() if key[0] == STALLS.name}
+
+
+@pytest.fixture
+def post():
+    return Post()
+
+
+def test_a_worker_with_empty_queues_is_idle_however_long(post):
+    assert post.look(10 * STALL) is Trouble.NONE
+    assert post.asked <= 10 * LOOKS + 1
+
+
+def test_a_worker_is_stuck_that_takes_nothing_of_what_there_is_and_it_is_said_once(post):
+    post.queues = ["chat"]
+    with capture_logs() as lines:
+        assert post.look(STALL) is Trouble.NONE
+        assert post.look(STALL) is Trouble.NOT_TAKING
+        assert post.look(STALL) is Trouble.NOT_TAKING
+    assert post.pulse.read().trouble is Trouble.NOT_TAKING
+    assert post.stalls() == {"loop_blocked": 0.0, "not_taking": 1.0}
+    (line,) = lines
+    assert (line["log_level"], line["reason"], line["queues"]) == ("error", "not_taking", ["chat"])
+
+
+def test_it_is_over_once_something_is_taken(post):
+    post.queues = ["chat"]
+    post.look(2 * STALL)
+    post.pulse._set("busy", post.now)
+    with capture_logs() as lines:
+        assert post.look(1) is Trouble.NONE
+    assert lines == [{"event": "not stuck any more", "reason": "not_taking", "log_level": "info"}]
+
+
+def test_jobs_that_others_take_in_time_are_nobodys_fault(post):
+    for _ in range(10):
+        post.queues = ["chat"]
+        assert post.look(STALL / 2) is Trouble.NONE
+        post.queues = []
+        assert post.look(STALL / 2) is Trouble.NONE
+
+
+@pytest.mark.parametrize("why", ["draining", "suspended", "away", "used"])
+def test_a_worker_that_knows_why_it_takes_nothing_is_not_stuck(post, why):
+    post.queues = ["chat"]
+    post.pulse._set(why, 4)
+    assert post.look(3 * STALL) is Trouble.NONE
+
+
+def test_a_queue_of_which_redis_tells_nothing_is_no_reason(post):
+    post.queues = RedisConnectionError("away")
+    assert post.look(3 * STALL) is Trouble.NONE
+
+
+def test_it_can_be_told_not_to_look_at_queues():
+    post = Post(stall_after=0.0)
+    post.queues = ["chat"]
+    assert post.look(3 * STALL) is Trouble.NONE
+    assert post.asked == 0
+
+
+def test_a_loop_that_stands_still_is_told_with_where_it_stands(post):
+    post.look(1)
+    with post.lookout, capture_logs() as lines:
+        post.lookout._over.set()
+        found = post.lookout._judge(post.now + LEASE + 1)
+        post.lookout._say(found)
+    assert found is Trouble.LOOP_BLOCKED
+    assert post.stalls() == {"loop_blocked": 1.0, "not_taking": 0.0}
+    (line,) = lines
+    assert any("test_lookout.py" in place for place in line["stack"])
