@@ -206,6 +206,24 @@ def test_what_kubernetes_invents_for_a_service_called_deltabus_is_ignored():
     assert settings.load(environ=environ).concurrency == 100
 
 
+def test_what_kubernetes_invents_for_a_service_called_deltabus_metrics_is_ignored():
+    environ = {"DELTABUS_METRICS_PORT": "tcp://10.0.0.1:9100", "DELTABUS_METRICS_SERVICE_HOST": "10.0.0.1"}
+    assert settings.load(environ=environ).metrics_port == 0
+    assert settings.load(environ={"DELTABUS_METRICS_PORT": "9100"}).metrics_port == 9100
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("DELTABUS_METRICS_PORT", "99999", "must be a whole number (a TCP port) of at most 65535, not 99999"),
+        ("DELTABUS_METRICS_HOST", " ", "must be an address such as 127.0.0.1, or 0.0.0.0 for all"),
+        ("DELTABUS_STALL_AFTER", "-1", "must be a number (seconds) of at least 0, not -1.0"),
+    ],
+)
+def test_where_metrics_cannot_be_served_is_said(variable, value, told):
+    assert complaint(environ={variable: value}) == f"environment variable {variable} {told}"
+
+
 @pytest.mark.parametrize("url", ["localhost:6379", "http://:hunter22@h", "redis://:hunter22@h:port/0", "redis://["])
 def test_a_wrong_redis_url_is_refused_without_showing_it(url):
     told = complaint(environ={"DELTABUS_REDIS_URL": url})

@@ -76,6 +76,10 @@ _ID_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{0,64}")
 #: Scheme and bucket, and perhaps a folder.
 _STORAGE_ROOT: Final = re.compile(r"[a-z0-9]+://[^/\s]+(/\S*)?")
 
+#: What Kubernetes invents for services called `deltabus` or `deltabus-metrics`: DELTABUS_SERVICE_HOST, DELTABUS_PORT,
+#: DELTABUS_PORT_80_TCP_ADDR and the like. Such a DELTABUS_METRICS_PORT begins with tcp://.
+_OF_KUBERNETES: Final = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP)(_\w+)?)?$")
+
 #: The highest TCP port.
 MAX_PORT: Final = 65535
 
@@ -310,16 +314,17 @@ def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
                 f"{variable.removesuffix(FILE_SUFFIX)} and {variable} both set `{name}`: keep one of them"
             )
     for variable in environ:
-        # Kubernetes invents DELTABUS_PORT and the like for a service called `deltabus`: only what looks
-        # like a slip of the pen is one.
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in {*names, *files, configfile.VARIABLE}:
+        # Only what looks like a slip of the pen is one.
+        known = variable in {*names, *files, configfile.VARIABLE} or _OF_KUBERNETES.search(variable)
+        if variable.startswith(ENVIRONMENT_PREFIX) and not known:
             near = difflib.get_close_matches(variable, [*names, *files], n=1, cutoff=0.85)
             if near:
                 raise ConfigError(f"unknown environment variable {variable}; did you mean {near[0]}?")
     foreign = {variable: name for name, variable in _FOREIGN.items()}
     # REDIS_URL is what hosting platforms set; our own variable comes later and wins.
     for variable, name in {"REDIS_URL": "redis_url", **foreign, **names, **files}.items():
-        if environ.get(variable):
+        of_kubernetes = name == "metrics_port" and environ.get(variable, "").startswith("tcp://")
+        if environ.get(variable) and not of_kubernetes:
             yield name, variable
 
 
