@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import re
 import signal
@@ -12,6 +13,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
+
+from click.testing import CliRunner
+
+from deltabus.cli import main
 
 #: Seconds that anything that is waited for may take.
 PATIENCE = 60.0
@@ -30,6 +35,27 @@ def environ(redis_url: str | None = None, **more: str) -> dict[str, str]:
     if redis_url is not None:
         kept["DELTABUS_REDIS_URL"] = redis_url
     return kept | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "TERM": "dumb"} | more
+
+
+def deltabus(
+    *words: str, folder: Path, environ: Mapping[str, str], input: bytes | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `deltabus <words>` to its end.
+
+    Where it reads no input, that is done in this process, which takes a fifth. The documents, and what needs a
+    terminal, a pipe or a signal, run the same commands as processes.
+    """
+    if input is not None:
+        command = (*DELTABUS, *words)
+        return subprocess.run(
+            command, cwd=folder, env=dict(environ), input=input, capture_output=True, timeout=PATIENCE, check=False
+        )
+    others = dict.fromkeys(os.environ.keys() - environ.keys())
+    with contextlib.chdir(folder):
+        result = CliRunner(env={**others, **environ}).invoke(main, words)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(words, result.exit_code, result.stdout_bytes, result.stderr_bytes)
 
 
 class Background:

@@ -6,10 +6,12 @@ import json
 import os
 import pty
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
-from processes import DELTABUS, PATIENCE, Background, environ
+from processes import DELTABUS, PATIENCE, Background, deltabus, environ
 from redis import Redis
 
 from deltabus.cli import exits
@@ -22,26 +24,29 @@ def settings(redis_url: str) -> dict[str, str]:
     return environ(redis_url, RQ_KEY_PREFIX="their", DELTABUS_DRAIN_TIMEOUT="0")
 
 
-def deltabus(settings: dict[str, str], *words: str, code: int = exits.DONE) -> str:
-    command = [*DELTABUS, *words]
-    done = subprocess.run(
-        command, env=settings, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(settings: dict[str, str], tmp_path: Path) -> Callable[..., str]:
+    """Run a command to its end; what it prints."""
+
+    def run(*words: str, code: int = exits.DONE) -> str:
+        done = deltabus(*words, folder=tmp_path, environ=settings)
+        assert done.returncode == code, done.stderr
+        return done.stdout.decode()
+
+    return run
 
 
-def test_the_whole_way_under_another_prefix(settings: dict[str, str], redis_url: str) -> None:
+def test_the_whole_way_under_another_prefix(run: Callable[..., str], settings: dict[str, str], redis_url: str) -> None:
     with Background([*DELTABUS, "worker", "chat"], environ=settings) as worker:
         worker.wait_for("worker started")
-        task = deltabus(settings, "enqueue", "deltabus.tasks.chat", FAILS).strip()
-        deltabus(settings, "result", task, code=exits.FAILED)
+        task = run("enqueue", "deltabus.tasks.chat", FAILS).strip()
+        run("result", task, code=exits.FAILED)
         with Redis.from_url(redis_url) as client:
             assert client.xread({f"their:results:{task}": "0"}, block=20_000)
-            shown = json.loads(deltabus(settings, "dead", "show", task, "--json"))
+            shown = json.loads(run("dead", "show", task, "--json"))
             assert (shown["code"], shown["status"], shown["attempts"]) == ("not_found", 404, 1)
-            assert deltabus(settings, "dead", "requeue", "--code", "not_found") == "1 requeued\n"
-            deltabus(settings, "result", task, code=exits.FAILED)  # waits for the new round
+            assert run("dead", "requeue", "--code", "not_found") == "1 requeued\n"
+            run("result", task, code=exits.FAILED)  # waits for the new round
             assert client.xrange(f"deltabus:{{{task}}}:log", "2-0", "2-0")
             assert not client.keys("rq:*")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from processes import DELTABUS, PATIENCE, Background, environ
+from processes import DELTABUS, PATIENCE, Background, deltabus, environ
 from redis import Redis
 
 from deltabus.cli import exits
@@ -76,15 +76,7 @@ def run(url: str, tmp_path: Path) -> Run:
     """Run a command to its end."""
 
     def run(*words: str, input: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [*DELTABUS, *words],
-            cwd=tmp_path,
-            env=environ(url),
-            input=b"" if input is None else input,
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        return deltabus(*words, folder=tmp_path, environ=environ(url), input=input)
 
     return run
 
@@ -268,7 +260,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (tmp_path / name).write_bytes(data)
     (tmp_path / "secret.txt").chmod(0)
     code, says = refused
-    assert says in error(run(*words), code)
+    assert says in error(run(*words, input=b"" if "-" in words else None), code)
     assert server.left == []
     assert not (tmp_path / "x").exists()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import DELTABUS, PATIENCE, Background, environ
+from processes import DELTABUS, PATIENCE, Background, deltabus, environ
 from redis import Redis
 
 from deltabus import keys
@@ -40,18 +40,8 @@ def run(url: str, tmp_path: Path) -> Run:
     """Run a command to its end."""
 
     def run(*words: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
-        command = [*DELTABUS, *words]
-        options: dict[str, Any] = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
-        return subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environ(url),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            **options,
-        )
+        done = deltabus(*words, folder=tmp_path, environ=environ(url), input=None if input is None else input.encode())
+        return subprocess.CompletedProcess(words, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
 

@@ -92,6 +92,7 @@ class _LocalFile:
         self.size = found.st_size if stat.S_ISREG(found.st_mode) else None
         self.name = "stdin" if path == "-" else Path(path).name
         if self.size == 0:
+            self._file.close()
             raise click.UsageError(f"{path}: is empty: there is not a byte to send")
 
     def pieces(self, screen: Screen) -> Iterator[bytes]:
