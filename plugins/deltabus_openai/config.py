@@ -8,7 +8,8 @@
 `upload_parallel`: parts of one file that are under way at once; 4 by default.
 
 A server without files has `capabilities = { files = false }`; one whose chats know uploaded files by their ids, as
-OpenAI's do, `capabilities = { file_ids = true }`.
+OpenAI's do, `capabilities = { file_ids = true }`. One that loses files in messages, as LocalAI does without a word, has
+`capabilities = { file_parts = false }`: a task with such a part is refused then.
 """
 
 from __future__ import annotations

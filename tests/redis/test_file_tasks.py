@@ -292,7 +292,8 @@ def test_a_provider_without_files_says_so(site: Any) -> None:
     settings = site.settings(redis_url=site.url)
     with site.worker("file", settings=settings), Bus(settings=settings) as bus:
         info = failure(bus, {"operation": "list"})
-    assert (info.code, info.param) == ("unsupported", "request.operation")
+    assert (info.code, info.param) == ("unsupported", "provider")
+    assert "tried `echo`" in info.message
 
 
 def test_an_error_shows_no_bytes(bus: Bus) -> None:

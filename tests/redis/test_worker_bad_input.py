@@ -86,6 +86,19 @@ def test_a_payload_that_is_not_json(site, refused, data):
     refused(put(site, data), "invalid_request", "data", "JSON")
 
 
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ('{"temperature": NaN, "messages": "hello"}', "request.temperature"),
+        ('{"messages": [{"role": "user", "content": "hello", "score": -Infinity}]}', "request.messages[0].score"),
+        ('{"a secret key": [Infinity]}', "request.*[0]"),
+    ],
+)
+def test_a_number_that_json_does_not_have_is_named(site, refused, request_, field):
+    data = f'["{CHAT}", null, [{{"request": {request_}}}], {{}}]'.encode()
+    refused(put(site, data), "invalid_request", field, "which JSON does not have: send null, or leave it out")
+
+
 def test_a_payload_of_endless_depth(site, refused):
     refused(put(site, b'["' + CHAT.encode() + b'", null, [' + b"[" * 100_000), "invalid_request", "data", "JSON")
 

@@ -222,6 +222,27 @@ def test_file_ids_are_unsupported_where_the_provider_takes_none(part: dict[str, 
     assert "data URL" in error.message
 
 
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        ({"type": "file", "file": {"file_data": "data:,"}}, "file.file_data"),
+        ({"type": "input_file", "file_data": "data:,"}, "file_data"),
+        ({"type": "file", "file": {"file_id": "f"}}, "file.file_id"),
+        ({"type": "input_file", "file_id": "f"}, "file_id"),
+    ],
+)
+def test_files_are_unsupported_where_the_provider_takes_none_in_messages(part: dict[str, Any], path: str):
+    error = refused({"role": "user", "content": [part]}, capabilities=Capabilities(file_ids=False, file_parts=False))
+    assert isinstance(error, Unsupported)
+    assert error.param == f"request.messages[0].content[0].{path}"
+    assert "`file_parts` of its capabilities is false" in error.message
+
+
+def test_files_that_were_uploaded_are_no_matter_of_what_files_messages_may_hold():
+    part = {"type": "file", "file": {"file_id": "f"}}
+    assert parts(part, capabilities=Capabilities(file_parts=False)) == [part]
+
+
 def test_a_file_url_is_unsupported():
     error = refused({"role": "user", "content": [{"type": "input_file", "file_url": "https://x.example"}]})
     assert isinstance(error, Unsupported)

@@ -92,6 +92,7 @@ CAPABILITIES = st.builds(
     max_n=st.none() | st.integers(1, 9),
     message_names=st.booleans(),
     file_ids=st.booleans(),
+    file_parts=st.booleans(),
     strict_ranges=st.booleans(),
     tool_call_id_pattern=st.sampled_from([None, "[A-Za-z0-9]{9}", "id-.*"]),
 )

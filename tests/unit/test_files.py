@@ -77,6 +77,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "no MIME type": ({**UPLOAD, "media_type": "pdf"}, "request.media_type", "such as application/pdf"),
     "an empty MIME type": ({**UPLOAD, "media_type": ""}, "request.media_type", "such as application/pdf"),
     "a MIME type that ends a header": ({**UPLOAD, "media_type": "a/b\r\nX: y"}, "request.media_type", "MIME type"),
+    "a MIME type that ends all headers": (
+        {**UPLOAD, "media_type": "a/b\r\n\r\n; c"},
+        "request.media_type",
+        "MIME type",
+    ),
     "a MIME type's parameter that does": ({**UPLOAD, "media_type": "a/b; c\n"}, "request.media_type", "MIME type"),
     "expiry without a time": (
         {**UPLOAD, "expires_after": {"anchor": "created_at"}},

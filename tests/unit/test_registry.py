@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from deltabus import registry, settings
-from deltabus.errors import ConfigError, UnknownProvider
+from deltabus.errors import ConfigError, UnknownProvider, Unsupported
 from deltabus.provider import ChatRequest, Chunk, Completion, Provider
 from deltabus.registry import Registry
 from deltabus.settings import ProviderSettings, Settings
@@ -90,6 +90,35 @@ def test_without_a_model_and_a_choice_the_task_fails_and_says_how_to_mend_it():
     with pytest.raises(UnknownProvider, match=r"names no model, and no provider takes every model") as caught:
         configured(echo("a", "x"), echo("b", "y")).resolve(None, None)
     assert caught.value.param == "request.model"
+
+
+def openai(name: str, *models: str, files: bool) -> ProviderSettings:
+    table = {"base_url": "http://127.0.0.1:1", "capabilities": {"files": files}}
+    return ProviderSettings(name=name, plugin="openai", models=models or ("*",), options=table)
+
+
+@pytest.mark.parametrize("model", [None, "default"])
+def test_files_are_for_the_first_that_takes_all_and_has_some(model):
+    some = openai("named", "gpt-*", files=True), echo("chats"), openai("shelf", files=True), openai("more", files=True)
+    assert configured(*some).choose(None, model, files=True) == "shelf"
+
+
+def test_files_of_a_named_provider_or_of_a_model_are_that_providers():
+    routes = configured(echo("chats"), openai("shelf", files=True), openai("gpt", "gpt-*", files=False))
+    assert routes.choose("chats", None, files=True) == "chats"
+    assert configured(openai("gpt", "gpt-*", files=False), openai("shelf", files=True)).choose(
+        None, "gpt-4o", files=True
+    ) == ("gpt")
+
+
+def test_without_files_those_that_were_tried_are_named():
+    with pytest.raises(
+        Unsupported, match=r"has files; tried `chats`, `more`: name one that has in `provider`"
+    ) as caught:
+        configured(echo("chats"), openai("shelf", "o3", files=True), openai("more", files=False)).choose(
+            None, None, files=True
+        )
+    assert caught.value.param == "provider"
 
 
 def test_an_unknown_provider_is_told_the_nearest_name():

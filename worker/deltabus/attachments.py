@@ -5,7 +5,7 @@
 | `image` | shows uploaded images         | uploaded, `file` with its id        |
 |         | any other                     | `image_url` with a data URL         |
 | `file`  | takes file ids in messages    | uploaded, `file` with its id        |
-|         | any other                     | `file` with `file_data`             |
+|         | takes files in messages       | `file` with `file_data`             |
 | `audio` | any                           | `input_audio`                       |
 
 What was uploaded is deleted when the attempt is over: see `temporary`.
@@ -21,6 +21,8 @@ from deltabus import parts
 from deltabus.context import Context
 from deltabus.envelope import Attachment
 from deltabus.errors import PayloadTooLarge
+from deltabus.fields import Field
+from deltabus.messages import NO_FILE_PARTS
 from deltabus.provider import Capabilities, Content, UploadRequest
 
 
@@ -58,6 +60,8 @@ async def _parts(context: Context, provider: str, capabilities: Capabilities) ->
                 file_id = await _upload(content, attachment, context, provider)
             made.append({"type": "file", "file": {"file_id": file_id}})
             continue
+        if attachment.as_ == "file" and not capabilities.file_parts:
+            raise Field(param, None).unsupported(NO_FILE_PARTS)
         try:
             async with _opened(attachment, param, context, room) as content:
                 room -= content.size

@@ -7,12 +7,13 @@ What would make of an answer a stream that nobody reads is refused: these functi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from deltabus.fields import Field
 from deltabus.files import check_form, check_media_type, check_name, check_source, check_target
+from deltabus.parameters import Rule, check, integer, number, string, strings
 from deltabus.provider import Capabilities, Content
 
 #: Inputs that one embeddings request may have (`CreateEmbeddingRequest.input`).
@@ -29,8 +30,6 @@ TRANSCRIPT_FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt", "diar
 
 #: Types of what a transcription is made of; of an unknown one it may be.
 _HEARD: Final = ("audio/", "video/", "application/octet-stream", "application/ogg")
-
-_Rule = Callable[[Field, bool], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +60,7 @@ def embeddings(request: Mapping[str, Any], capabilities: Capabilities) -> dict[s
     root = _root(request)
     strict = capabilities.strict_ranges
     _input(root.child("input"), strict)
-    _check(root, strict, dimensions=_integer(1), encoding_format=_one_of("float", "base64"), user=_string)
+    check(root, strict, dimensions=integer(1), encoding_format=_one_of("float", "base64"), user=string)
     return _body(root)
 
 
@@ -82,7 +81,7 @@ def speech(request: Mapping[str, Any], capabilities: Capabilities) -> Spoken:
     if not isinstance(voice.value, dict) and not voice.string("the name of a voice, such as alloy"):
         raise voice.error("must be the name of a voice, such as alloy")
     formats = _one_of(*SPEECH_FORMATS)
-    _check(root, strict, response_format=formats, speed=_number(0.25, 4), instructions=_string, stream_format=_string)
+    check(root, strict, response_format=formats, speed=number(0.25, 4), instructions=string, stream_format=string)
     if root.child("stream_format").value == "sse":
         raise root.child("stream_format").unsupported("speech comes as bytes here; leave it out, or set it to audio")
     return Spoken(body=_body(root, "to"), to=None if to.unset else check_target(to))
@@ -96,8 +95,8 @@ def transcription(request: Mapping[str, Any], capabilities: Capabilities) -> Hea
     check_source(source)
     check_form(root)
     formats = _one_of(*TRANSCRIPT_FORMATS)
-    _check(root, strict, language=_string, prompt=_string, response_format=formats, temperature=_number(0, 1))
-    _check(root, strict, timestamp_granularities=_strings)
+    check(root, strict, language=string, prompt=string, response_format=formats, temperature=number(0, 1))
+    check(root, strict, timestamp_granularities=strings)
     _no_stream(root)
     return Heard(
         source=source.object(),
@@ -122,9 +121,9 @@ def images(request: Mapping[str, Any], capabilities: Capabilities) -> dict[str, 
     prompt = root.child("prompt")
     if not prompt.string("the description of a picture"):
         raise prompt.error("must not be empty: it is the description of a picture")
-    shapes: dict[str, _Rule] = {"n": _integer(1, 10), "response_format": _one_of("url", "b64_json")}
+    shapes: dict[str, Rule] = {"n": integer(1, 10), "response_format": _one_of("url", "b64_json")}
     texts = ("size", "quality", "style", "background", "output_format", "moderation", "user")
-    _check(root, capabilities.strict_ranges, **shapes, **dict.fromkeys(texts, _string))
+    check(root, capabilities.strict_ranges, **shapes, **dict.fromkeys(texts, string))
     _no_stream(root)
     return _body(root)
 
@@ -173,47 +172,11 @@ def _no_stream(root: Field) -> None:
         raise stream.unsupported("this function answers once; leave it out")
 
 
-# What follows checks one parameter at a time.
-
-
-def _check(root: Field, strict: bool, /, **rules: _Rule) -> None:
-    for key, rule in rules.items():
-        field = root.child(key)
-        if not field.unset:
-            rule(field, strict)
-
-
-def _string(field: Field, _: bool) -> None:
-    field.string()
-
-
-def _strings(field: Field, _: bool) -> None:
-    for item in field.items():
-        item.string()
-
-
-def _one_of(*words: str) -> _Rule:
+def _one_of(*words: str) -> Rule:
     def check(field: Field, strict: bool) -> None:
         if strict:
             field.one_of(words)
         else:
             field.string()
-
-    return check
-
-
-def _number(low: float, high: float) -> _Rule:
-    def check(field: Field, strict: bool) -> None:
-        if not low <= field.number() <= high and strict:
-            raise field.error(f"must be a number from {low:g} to {high:g}")
-
-    return check
-
-
-def _integer(low: int, high: int | None = None) -> _Rule:
-    def check(field: Field, strict: bool) -> None:
-        value = field.integer()
-        if strict and (value < low or (high is not None and value > high)):
-            raise field.error(f"must be at least {low}" if high is None else f"must be an integer from {low} to {high}")
 
     return check

@@ -17,12 +17,13 @@ which speak it are not shut out:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from deltabus import messages
 from deltabus.errors import InvalidRequest
 from deltabus.fields import Field
+from deltabus.parameters import Rule, check, integer, number, string, strings
 from deltabus.provider import Capabilities
 
 #: Names of functions, custom tools and JSON schemas.
@@ -41,9 +42,6 @@ _MAX_STOPS: Final = 4
 _MAX_METADATA: Final = 16
 _MAX_METADATA_KEY: Final = 64
 _MAX_METADATA_VALUE: Final = 512
-
-#: A check of one parameter that is set; the flag is `Capabilities.strict_ranges`.
-_Rule = Callable[[Field, bool], object]
 
 
 def prepare(request: Mapping[str, Any], capabilities: Capabilities) -> dict[str, Any]:
@@ -163,43 +161,17 @@ def _text(value: object, key: str) -> str | None:
 # What follows checks one parameter at a time.
 
 
-def _number(low: float, high: float) -> _Rule:
-    def check(field: Field, strict: bool) -> None:
-        if not low <= field.number() <= high and strict:
-            raise field.error(f"must be a number from {low:g} to {high:g}")
-
-    return check
-
-
-def _integer(low: int, high: int | None = None) -> _Rule:
-    def check(field: Field, strict: bool) -> None:
-        value = field.integer()
-        if strict and (value < low or (high is not None and value > high)):
-            raise field.error(f"must be at least {low}" if high is None else f"must be an integer from {low} to {high}")
-
-    return check
-
-
 def _boolean(field: Field, _: bool) -> None:
     field.boolean()
-
-
-def _string(field: Field, _: bool) -> None:
-    field.string()
 
 
 def _object(field: Field, _: bool) -> None:
     field.object()
 
 
-def _strings(field: Field, _: bool) -> None:
-    for item in field.items():
-        item.string()
-
-
 def _logit_bias(field: Field, strict: bool) -> None:
     for _, bias in field.members():
-        _number(-100, 100)(bias, strict)
+        number(-100, 100)(bias, strict)
 
 
 def _metadata(field: Field, strict: bool) -> None:
@@ -234,12 +206,12 @@ def _response_format(field: Field, strict: bool) -> None:
     schema.object('an object such as {"name": …, "schema": {…}}')
     _name(schema.child("name"), strict)
     schema.child("schema").object("a JSON Schema")
-    _check_optional(schema, strict, strict=_boolean, description=_string)
+    check(schema, strict, strict=_boolean, description=string)
 
 
 def _stream_options(field: Field, strict: bool) -> None:
     field.object()
-    _check_optional(field, strict, include_usage=_boolean, include_obfuscation=_boolean)
+    check(field, strict, include_usage=_boolean, include_obfuscation=_boolean)
 
 
 def _tools(field: Field, strict: bool) -> None:
@@ -263,7 +235,7 @@ def _functions(field: Field, strict: bool) -> None:
 def _function(field: Field, strict: bool) -> None:
     field.object('an object such as {"name": …, "parameters": {…}}')
     _name(field.child("name"), strict)
-    _check_optional(field, strict, description=_string, parameters=_object, strict=_boolean)
+    check(field, strict, description=string, parameters=_object, strict=_boolean)
 
 
 def _function_call(field: Field, _: bool) -> None:
@@ -279,43 +251,36 @@ def _name(field: Field, strict: bool) -> None:
         raise field.error("must be 1 to 64 of the characters a-z, A-Z, 0-9, _ and -")
 
 
-def _check_optional(field: Field, ranges: bool, /, **rules: _Rule) -> None:
-    for key, rule in rules.items():
-        child = field.child(key)
-        if not child.unset:
-            rule(child, ranges)
-
-
 #: What a documented parameter must be where it is set, as far as it does not depend on others.
-_PARAMETERS: Final[Mapping[str, _Rule]] = {
+_PARAMETERS: Final[Mapping[str, Rule]] = {
     "audio": _object,
-    "frequency_penalty": _number(-2, 2),
+    "frequency_penalty": number(-2, 2),
     "function_call": _function_call,
     "functions": _functions,
     "logit_bias": _logit_bias,
     "logprobs": _boolean,
-    "max_completion_tokens": _integer(1),
-    "max_tokens": _integer(1),
+    "max_completion_tokens": integer(1),
+    "max_tokens": integer(1),
     "metadata": _metadata,
-    "modalities": _strings,
+    "modalities": strings,
     "parallel_tool_calls": _boolean,
     "prediction": _object,
-    "presence_penalty": _number(-2, 2),
-    "prompt_cache_key": _string,
-    "reasoning_effort": _string,
+    "presence_penalty": number(-2, 2),
+    "prompt_cache_key": string,
+    "reasoning_effort": string,
     "response_format": _response_format,
-    "safety_identifier": _string,
-    "seed": _integer(-_INT64, _INT64 - 1),
-    "service_tier": _string,
+    "safety_identifier": string,
+    "seed": integer(-_INT64, _INT64 - 1),
+    "service_tier": string,
     "stop": _stop,
     "store": _boolean,
     "stream": _boolean,
     "stream_options": _stream_options,
-    "temperature": _number(0, 2),
+    "temperature": number(0, 2),
     "tools": _tools,
-    "top_logprobs": _integer(0, 20),
-    "top_p": _number(0, 1),
-    "user": _string,
-    "verbosity": _string,
+    "top_logprobs": integer(0, 20),
+    "top_p": number(0, 1),
+    "user": string,
+    "verbosity": string,
     "web_search_options": _object,
 }

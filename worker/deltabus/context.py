@@ -40,11 +40,14 @@ class Context:
     #: It was begun before: what it is to do may have been done, and the answer lost.
     again: bool = False
 
-    def provider(self) -> Provider:
+    def provider(self, *, files: bool = False) -> Provider:
         """Who is to do it: whom the envelope names, else whoever takes the request's model.
 
+        Args:
+            files: the task is about the provider's files; see `Registry.choose`.
+
         Raises:
-            UnknownProvider: there is none.
+            UnknownProvider, Unsupported: there is none.
             InvalidRequest: the task has attachments, which only a chat can take.
         """
         if self.envelope.attachments:
@@ -52,16 +55,16 @@ class Context:
                 "`attachments` go with the messages of a chat; a file for this task goes into `request.source`",
                 param="attachments",
             )
-        return self.resolve()[1]
+        return self.resolve(files=files)[1]
 
-    def resolve(self) -> tuple[str, Provider]:
+    def resolve(self, *, files: bool = False) -> tuple[str, Provider]:
         """Who is to do it, and under which name it is configured.
 
         Raises:
-            UnknownProvider: there is none.
+            UnknownProvider, Unsupported: there is none.
         """
         model = self.envelope.request.get("model")
-        name = self.registry.choose(self.envelope.provider, model if isinstance(model, str) else None)
+        name = self.registry.choose(self.envelope.provider, model if isinstance(model, str) else None, files=files)
         if self.attempt.watch is not None:
             self.attempt.watch.provider = name
         return name, self.registry.resolve(name, None)

@@ -31,15 +31,15 @@ EXPIRY: Final = (3600, 2_592_000)
 #: Files that a page of the list may have.
 PAGE: Final = (1, 10_000)
 
-#: Bytes of a file's name, as most file systems allow.
-_LONGEST_NAME: Final = 255
+#: Bytes of a file's name, in UTF-8: what every common file system takes.
+LONGEST_NAME: Final = 255
 
 #: An id becomes a segment of the provider's URL: nothing that divides one, escapes, or climbs (`..`).
 FILE_ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:=~@+-]{0,511}")
 _NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
 #: RFC 6838, 4.2, perhaps with parameters (RFC 9110, 8.3.1) and never with what would end a header.
 MEDIA_TYPE: Final = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}(\s*;[\x20-\x7e]{1,200})?"
+    r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}([ \t]*;[\x20-\x7e]{1,200})?"
 )
 
 
@@ -141,8 +141,8 @@ def check_name(field: Field) -> str:
         raise field.error("must be the name of a file, such as report.pdf; leave it out to keep the source's own")
     if _NO_NAME.search(name):
         raise field.error("must be a name without a folder and without control characters, such as report.pdf")
-    if len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
-        raise field.error(f"must be at most {_LONGEST_NAME} bytes long")
+    if len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise field.error(f"must be at most {LONGEST_NAME} bytes long")
     return name
 
 

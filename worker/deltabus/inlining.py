@@ -3,7 +3,7 @@
 | part                                 | where the provider                | becomes                          |
 | ------------------------------------ | --------------------------------- | -------------------------------- |
 | `input_image` with a `file_id`       | does not show uploaded images     | `image_url` with a data URL      |
-| `file` or `input_file` with an id    | takes no file ids in messages     | `file` with `file_data`          |
+| `file` or `input_file` with an id    | takes files, but no ids of them   | `file` with `file_data`          |
 
 Only where the provider has files at all: elsewhere the ids lead nowhere, and `chat.prepare` says so.
 """
@@ -82,6 +82,7 @@ class _Fetcher:
 
     async def _part(self, part: Any, param: str) -> Any:
         capabilities = self._provider.capabilities
+        inline = capabilities.file_parts and not capabilities.file_ids
         match part:
             case {"type": "input_image", "file_id": str(file_id), **rest} if not (
                 capabilities.image_ids or rest.get("image_url")
@@ -90,9 +91,9 @@ class _Fetcher:
                 return parts.image(
                     file.data, file.media_type, detail=_text(rest.get("detail")), param=f"{param}.file_id"
                 )
-            case {"type": "file", "file": {"file_id": str(file_id)}} if not capabilities.file_ids:
+            case {"type": "file", "file": {"file_id": str(file_id)}} if inline:
                 file = await self._file(file_id, f"{param}.file.file_id")
-            case {"type": "input_file", "file_id": str(file_id)} if not capabilities.file_ids:
+            case {"type": "input_file", "file_id": str(file_id)} if inline:
                 file = await self._file(file_id, f"{param}.file_id")
             case _:
                 return part

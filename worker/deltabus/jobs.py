@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -23,6 +24,7 @@ from rq.registry import FinishedJobRegistry, StartedJobRegistry
 from deltabus.allowlist import AllowList
 from deltabus.context import Handler
 from deltabus.errors import InvalidRequest, PayloadTooLarge, UnknownTask
+from deltabus.fields import Field
 from deltabus.settings import Settings
 
 log = structlog.get_logger("deltabus.jobs")
@@ -256,6 +258,9 @@ def argument(job: BusJob) -> Any:
     try:
         call = msgspec.json.decode(job.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        if (field := _not_a_number(job.data)) is not None:
+            rule = f"is {field.value}, which JSON does not have: send null, or leave it out"
+            raise field.error(rule) from exc
         kind = "a pickle" if job.data[:1] == b"\x80" else f"not JSON ({exc})"
         raise InvalidRequest(
             f"the job's payload is {kind}; enqueue with RQ's JSON serializer: Queue(…, serializer='json')", param="data"
@@ -272,6 +277,33 @@ def argument(job: BusJob) -> Any:
     if instance is not None or kwargs or not isinstance(args, list) or len(args) != 1:
         raise InvalidRequest("a task function takes exactly one argument, the envelope", param="data")
     return args[0]
+
+
+class _Constant(str):
+    """A word for a number that JSON does not have."""
+
+    __slots__ = ()
+
+
+def _not_a_number(data: bytes) -> Field | None:
+    """The first NaN or Infinity of a payload that is no JSON for such words: Python's `json`, and RQ's, writes them."""
+    try:
+        call = json.loads(data, parse_constant=_Constant)
+        return next(_constants(Field("data", call)), None)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _constants(field: Field) -> Iterator[Field]:
+    if isinstance(field.value, _Constant):
+        # As in other errors: of the call, its one argument is what its caller knows.
+        yield Field(field.path.removeprefix("data[2][0]."), field.value)
+    elif isinstance(field.value, dict):
+        for _, member in field.members():
+            yield from _constants(member)
+    elif isinstance(field.value, list):
+        for item in field.items():
+            yield from _constants(item)
 
 
 def handler(job: BusJob) -> Handler:

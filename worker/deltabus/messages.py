@@ -47,6 +47,12 @@ _ID_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 
 _TOOL_CALL_TYPES: Final = ("function", "custom")
 
+#: What a provider without the capability `file_parts` says of a file.
+NO_FILE_PARTS: Final = (
+    "this provider takes no files in messages (`file_parts` of its capabilities is false); put what the file says into "
+    "a text part, send a picture as an image, or name another provider in `provider`"
+)
+
 
 def prepare(field: Field, capabilities: Capabilities) -> list[dict[str, Any]]:
     """The messages as the provider gets them: checked and translated. The originals are not changed.
@@ -223,16 +229,21 @@ def _check_file(file: Field, capabilities: Capabilities) -> None:
     for text in (data, name):
         if not text.unset:
             text.string()
+    if not data.unset and not capabilities.file_parts:
+        raise data.unsupported(NO_FILE_PARTS)
 
 
 def _check_file_id(file_id: Field, capabilities: Capabilities) -> None:
     if not file_id.string("the id of an uploaded file"):
         raise file_id.error("must not be empty")
-    if not capabilities.file_ids:
-        raise file_id.unsupported(
-            "this provider takes no uploaded files in messages; "
-            "send the content itself, as an attachment or as a data URL in `image_url` or `file_data`"
-        )
+    if capabilities.file_ids:
+        return
+    if not capabilities.file_parts:
+        raise file_id.unsupported(NO_FILE_PARTS)
+    raise file_id.unsupported(
+        "this provider takes no uploaded files in messages; "
+        "send the content itself, as an attachment or as a data URL in `image_url` or `file_data`"
+    )
 
 
 def _url(field: Field) -> str:

@@ -94,6 +94,9 @@ class Capabilities:
     files: bool = False
     #: Chat messages may refer to uploaded files (`{"type": "file", "file": {"file_id": …}}`).
     file_ids: bool = True
+    #: Chat messages may hold files (`{"type": "file", "file": {"file_data": …}}`). False for servers that refuse such a
+    #: part, or drop it in silence and answer as if it had not been there, as LocalAI does.
+    file_parts: bool = True
     #: Images in chat messages may be uploaded files too. Few servers take them so; elsewhere they are sent inline.
     image_ids: bool = False
     #: Check documented ranges (temperature 0..2, …) before the call. False for servers that allow more.

@@ -14,7 +14,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
-from deltabus.errors import ConfigError, UnknownProvider
+from deltabus.errors import ConfigError, UnknownProvider, Unsupported
 from deltabus.provider import Provider
 from deltabus.settings import ProviderSettings, Settings
 
@@ -65,12 +65,18 @@ class Registry:
         except ConfigError as exc:
             raise UnknownProvider(str(exc), provider=name) from exc
 
-    def choose(self, provider: str | None, model: str | None) -> str:
+    def choose(self, provider: str | None, model: str | None, *, files: bool = False) -> str:
         """The name of the provider that `resolve` gives.
+
+        Args:
+            files: it is wanted for its files: where neither name nor model decides, one that has none is passed over.
 
         Raises:
             UnknownProvider: there is no such provider or route.
+            Unsupported: none of those in question has files.
         """
+        if files and provider is None and model in (None, DEFAULT_MODEL):
+            return self._with_files()
         return self._named(provider) if provider is not None else self._route(model)
 
     def provider(self, name: str) -> Provider:
@@ -111,6 +117,17 @@ class Registry:
                 failures.append(exc)
         if failures:
             raise ExceptionGroup("providers failed to close", failures)
+
+    def _with_files(self) -> str:
+        tried = [name for name, settings in self._settings.items() if "*" in settings.models] or [self._route(None)]
+        for name in tried:
+            if self.resolve(name, None).capabilities.files:
+                return name
+        raise Unsupported(
+            f"no provider of tasks without a model has files; tried {', '.join(f'`{name}`' for name in tried)}: "
+            'name one that has in `provider`, or let it take every model (models = ["*"])',
+            param="provider",
+        )
 
     def _named(self, name: str) -> str:
         if name not in self._settings:

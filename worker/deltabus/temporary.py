@@ -22,8 +22,8 @@ from redis.asyncio import Redis
 
 from deltabus import keys
 from deltabus.commit import GroupCommit, pack, pack_command
-from deltabus.depot.naming import LONGEST_NAME
 from deltabus.errors import NotFound, ProviderProtocol, TaskError, Unsupported
+from deltabus.files import LONGEST_NAME
 from deltabus.provider import Content, FileRequest, Provider, Request, UploadRequest
 from deltabus.registry import Registry
 from deltabus.scripts import LOOK

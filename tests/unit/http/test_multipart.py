@@ -72,7 +72,9 @@ def test_names_are_escaped_as_browsers_do() -> None:
     assert escaped('a"b\r\nc\\d\u00ef\x00') == "a%22b%0D%0Ac\\d\u00ef%00"
 
 
-@pytest.mark.parametrize("media_type", ["text", "text/plain\r\nX: 1", "a/b; c\n", "/", "text/pl\u00e4in"])
+@pytest.mark.parametrize(
+    "media_type", ["text", "text/plain\r\nX: 1", "text/plain\r\n\r\n; x", "a/b; c\n", "/", "text/pl\u00e4in"]
+)
 def test_what_is_no_media_type_is_refused(media_type: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         Form({}, "file", Sample(media_type=media_type))

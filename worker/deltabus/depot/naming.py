@@ -7,11 +7,10 @@ import re
 import unicodedata
 from typing import Final
 
+from deltabus.files import LONGEST_NAME, MEDIA_TYPE
+
 #: MIME type of bytes of which nothing is known (RFC 2046, 4.5.1).
 UNKNOWN: Final = "application/octet-stream"
-
-#: Bytes of a name, in UTF-8: what every common file system takes.
-LONGEST_NAME: Final = 255
 
 #: Types that servers give to whatever they know nothing of.
 _VAGUE: Final = frozenset({UNKNOWN, "binary/octet-stream", "application/binary", "application/x-download"})
@@ -44,13 +43,10 @@ _COMPRESSED: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2"
 #: Python's table alone, so that a file is the same on every host.
 _TABLE: Final = mimetypes.MimeTypes()
 
-# RFC 9110, 8.3.1: type "/" subtype, and perhaps parameters.
-_MEDIA_TYPE: Final = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}([ \t]*;[\x20-\x7e]{0,255})?", re.ASCII)
-
 
 def is_media_type(text: str) -> bool:
     """Whether this is a MIME type, perhaps with parameters."""
-    return _MEDIA_TYPE.fullmatch(text) is not None
+    return MEDIA_TYPE.fullmatch(text) is not None
 
 
 def media_type(name: str, said: str | None = None) -> str:

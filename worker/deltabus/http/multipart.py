@@ -16,7 +16,7 @@ from deltabus.provider import Content, InvalidRequest
 #: encoding algorithm"), and the other control characters, at which parsers stop.
 _UNSAFE = re.compile(r'[\x00-\x1f"\x7f]')
 #: A media type, with parameters (RFC 9110, section 8.3.1).
-_MEDIA_TYPE = re.compile(r"[!#$%&'*+\-.^`|~\w]+/[!#$%&'*+\-.^`|~\w]+(\s*;[ -~]*)?", re.ASCII)
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+\-.^`|~\w]+/[!#$%&'*+\-.^`|~\w]+([ \t]*;[ -~]*)?", re.ASCII)
 #: Of a file of which nothing is known.
 _ANYTHING = "application/octet-stream"
 

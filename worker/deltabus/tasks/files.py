@@ -24,7 +24,7 @@ log = structlog.get_logger("deltabus.tasks")
 @task
 async def file(context: Context) -> Any:
     """Does one thing with a provider's files, and returns the provider's object; `deltabus.files` has the rules."""
-    provider = context.provider()
+    provider = context.provider(files=True)
     match rules.prepare(context.envelope.request, provider.capabilities):
         case Upload() as wanted:
             return await _upload(context, provider, wanted)
