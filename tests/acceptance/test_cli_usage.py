@@ -17,7 +17,7 @@ from deltabus.cli import exits, main
 COMMANDS = [
     *("demo", "dev", "worker", "chat"),
     *("file", "embeddings", "models", "speech", "transcription", "images"),
-    *("enqueue", "watch", "result", "cancel", "dead", "providers", "check"),
+    *("enqueue", "watch", "result", "cancel", "dead", "providers", "check", "completion"),
 ]
 
 #: A port of the reserved range on which nothing listens.

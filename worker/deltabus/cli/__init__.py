@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any, Final, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from deltabus.cli import exits
 from deltabus.cli.options import OPTIONS, Session
@@ -40,6 +41,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "dead": ("dead", "What has failed: look, run it again, delete it."),
     "providers": ("providers", "Who answers, and how they are."),
     "check": ("check", "Is all configured, reachable, compatible?"),
+    "completion": ("completion", "Teach a shell to complete commands, queues, task ids."),
 }
 
 HELP = """Queue language-model work on Redis, run it through any provider, stream the answers back.
@@ -89,11 +91,16 @@ class CommandLine(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(COMMANDS)}"
             raise click.UsageError(f"no command `{name}`; {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands, without loading them, and options."""
+        names = [CompletionItem(name, help=said) for name, (_, said) in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -108,6 +115,8 @@ class CommandLine(click.Group):
         # An answer may hold what the terminal's encoding, or any encoding, does not have.
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        # Where a shell asks what could follow, this answers and ends.
+        self._main_shell_completion({"obj": Session()}, "deltabus")
         try:
             code = self._run(args, prog_name or "deltabus")
             sys.stdout.flush()

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from deltabus.cli import exits
+from deltabus.cli import complete, exits
 from deltabus.cli.enclosed import Enclosed
 from deltabus.cli.following import follow, run
 from deltabus.cli.options import Command, Session, pass_session
@@ -43,9 +43,13 @@ _OWN_OPTION = {"messages": "--file", "model": "--model", "stream": "--no-stream"
 @click.command("chat", cls=Command, help=HELP)
 @click.argument("prompt", required=False)
 @click.option("-m", "--model", help="Model to ask for; it also picks the provider. Default: the provider's.")
-@click.option("-p", "--provider", help="Configured provider to ask, whatever the model.")
+@click.option(
+    "-p", "--provider", shell_complete=complete.providers, help="Configured provider to ask, whatever the model."
+)
 @click.option("-s", "--system", help="System message to put first.")
-@click.option("--queue", default="chat", show_default=True, help="Queue to put the task on.")
+@click.option(
+    "--queue", default="chat", show_default=True, shell_complete=complete.queues, help="Queue to put the task on."
+)
 @PARAM
 @click.option("--file", "file", metavar="PATH|-", help="JSON: an array of messages, or a whole request.")
 @click.option("--image", "images", multiple=True, metavar="PATH|URL", help="A picture that goes with it; repeatable.")

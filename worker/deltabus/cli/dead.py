@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import msgspec
 
-from deltabus.cli import exits
+from deltabus.cli import complete, exits
 from deltabus.cli.age import Age
 from deltabus.cli.options import CommandGroup, Session, pass_session
 from deltabus.cli.screens import Screen
@@ -93,10 +93,24 @@ _WHY_NOT: Final[dict[str, str]] = {
 }
 
 
-_QUEUE = click.option("--queue", "queues", multiple=True, metavar="NAME", help="Only of this queue; may be repeated.")
+_QUEUE = click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.queues,
+    help="Only of this queue; may be repeated.",
+)
 _FILTERS = (
     click.option("--code", "codes", multiple=True, metavar="CODE", help="Only with this error code; may be repeated."),
-    click.option("--provider", "providers", multiple=True, metavar="NAME", help="Only where this provider failed."),
+    click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=complete.providers,
+        help="Only where this provider failed.",
+    ),
     click.option("--function", "functions", multiple=True, metavar="PATH", help="Only of this task function."),
     click.option("--older-than", type=Age(), metavar="AGE", help="Only what failed that long ago: 90s, 30m, 12h, 7d."),
 )
@@ -185,7 +199,7 @@ def list_(session: Session, /, *, queues: tuple[str, ...], limit: int, as_json: 
 
 
 @dead.command("show", help=SHOW)
-@click.argument("tasks", nargs=-1, required=True, metavar="ID...")
+@click.argument("tasks", nargs=-1, required=True, metavar="ID...", shell_complete=complete.failed)
 @click.option(
     "--payload", "with_payload", is_flag=True, help="Show the request, and the partial answer if there is one."
 )
@@ -212,7 +226,7 @@ def show(
 
 
 @dead.command("requeue", help=REQUEUE)
-@click.argument("tasks", nargs=-1, metavar="[ID...]")
+@click.argument("tasks", nargs=-1, metavar="[ID...]", shell_complete=complete.failed)
 @click.option("--all", "everything", is_flag=True, help="All failed tasks.")
 @_filtered
 @click.option("--limit", type=click.IntRange(min=0), default=0, metavar="N", help="How many at the most, oldest first.")
@@ -237,7 +251,7 @@ def requeue(
 
 
 @dead.command("purge", help=PURGE)
-@click.argument("tasks", nargs=-1, metavar="[ID...]")
+@click.argument("tasks", nargs=-1, metavar="[ID...]", shell_complete=complete.failed)
 @click.option("--all", "everything", is_flag=True, help="All failed tasks.")
 @_filtered
 @click.option("--limit", type=click.IntRange(min=0), default=0, metavar="N", help="How many at the most, oldest first.")

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from deltabus.cli import exits
+from deltabus.cli import complete, exits
 from deltabus.cli.following import follow, run
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.screens import Screen
@@ -56,7 +56,12 @@ class WorkerEnded(DeltabusError):
 
 @click.command("demo", cls=Command, help=HELP)
 @click.argument("prompt", required=False)
-@click.option("-p", "--provider", help="Provider of your configuration to ask. Default: echo, which needs no network.")
+@click.option(
+    "-p",
+    "--provider",
+    shell_complete=complete.providers,
+    help="Provider of your configuration to ask. Default: echo, which needs no network.",
+)
 @click.option("-m", "--model", help="Model to ask for.")
 @click.option("--json", "as_json", is_flag=True, help="Print the task's events, one JSON a line.")
 @pass_session

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from deltabus.cli import complete
 from deltabus.cli.following import raise_if_lost, run
 from deltabus.cli.options import Session
 from deltabus.cli.queues import watch_for_staff
@@ -30,8 +31,19 @@ def desk_options(queue: str) -> Callable[[F], F]:
     """
     options = (
         click.option("--json", "as_json", is_flag=True, help="Print the provider's object as one line of JSON."),
-        click.option("--queue", default=queue, show_default=True, help="Queue to put the task on."),
-        click.option("-p", "--provider", help="Configured provider to ask. Default: the model's, or who takes any."),
+        click.option(
+            "--queue",
+            default=queue,
+            show_default=True,
+            shell_complete=complete.queues,
+            help="Queue to put the task on.",
+        ),
+        click.option(
+            "-p",
+            "--provider",
+            shell_complete=complete.providers,
+            help="Configured provider to ask. Default: the model's, or who takes any.",
+        ),
     )
 
     def add(command: F) -> F:

@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from deltabus.cli import complete
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.queues import look
 from deltabus.cli.screens import Screen
@@ -40,7 +41,7 @@ Examples:
 
 
 @click.command("dev", cls=Command, help=HELP)
-@click.argument("queues", nargs=-1)
+@click.argument("queues", nargs=-1, shell_complete=complete.queues)
 @click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Port of Redis. Default: 6379 if it is free.")
 @click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Tasks at once in each process.")
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Processes.")

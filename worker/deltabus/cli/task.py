@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from deltabus import keys
-from deltabus.cli import exits
+from deltabus.cli import complete, exits
 from deltabus.cli.following import follow, raise_if_lost, run
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.screens import Screen
@@ -91,7 +91,9 @@ def _cursor(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
 @click.command("enqueue", cls=Command, help=ENQUEUE)
 @click.argument("function")
 @click.argument("envelope")
-@click.option("--queue", default="chat", show_default=True, help="Queue to put the task on.")
+@click.option(
+    "--queue", default="chat", show_default=True, shell_complete=complete.queues, help="Queue to put the task on."
+)
 @click.option("--id", "task_id", callback=_task_id, help="Id of the new task. Default: a random one.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object: task and queue.")
 @pass_session
@@ -134,7 +136,7 @@ def _envelope(text: str) -> dict[str, Any]:
 
 
 @click.command("watch", cls=Command, help=WATCH)
-@click.argument("tasks", nargs=-1, required=True, metavar="ID...", callback=_task_id)
+@click.argument("tasks", nargs=-1, required=True, metavar="ID...", callback=_task_id, shell_complete=complete.tasks)
 @click.option(
     "--after", multiple=True, metavar="CURSOR", callback=_cursor, help="Id of the last event seen; one a task."
 )
@@ -199,7 +201,7 @@ class _Lines:
 
 
 @click.command("result", cls=Command, help=RESULT)
-@click.argument("task", metavar="ID", callback=_task_id)
+@click.argument("task", metavar="ID", callback=_task_id, shell_complete=complete.tasks)
 @click.option(
     "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait. Default: to the end."
 )
@@ -230,7 +232,7 @@ def result(session: Session, *, task: str, timeout: float | None, as_json: bool)
 
 
 @click.command("cancel", cls=Command, help=CANCEL)
-@click.argument("task", metavar="ID", callback=_task_id)
+@click.argument("task", metavar="ID", callback=_task_id, shell_complete=complete.tasks)
 @click.option("--reason", help="Why; subscribers see it.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object: task and cancelled.")
 @pass_session

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from deltabus.cli import exits
+from deltabus.cli import complete, exits
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.server import connect
 from deltabus.settings import MAX_PORT
@@ -41,7 +41,7 @@ The same worker under RQ's own command line:
 
 
 @click.command("worker", cls=Command, help=HELP)
-@click.argument("queues", nargs=-1)
+@click.argument("queues", nargs=-1, shell_complete=complete.queues)
 @click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Tasks at once in each process.")
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Processes.")
 @click.option("--burst", is_flag=True, help="Leave when the queues are empty.")
