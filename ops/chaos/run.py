@@ -149,7 +149,9 @@ class Run:
             for task in list(open_tasks):
                 if await client.xrevrange(keys.log(task), keys.SEAL, keys.SEAL):
                     open_tasks.discard(task)
-            running = [key for key in await self._passing(client) if not key.startswith(("rq:workers", keys.WORKERS))]
+            running = [
+                key for key in await self._passing(client) if not key.startswith(("rq:workers", keys.workers("rq")))
+            ]
             if not open_tasks and not running:
                 return
             await asyncio.sleep(LOOK)

@@ -267,7 +267,7 @@ def a_job_keeps_an_account_that_is_closed(history: History) -> None:
 
 @breaks("leftovers")
 def a_lease_is_left(history: History) -> None:
-    history.leftovers.append(keys.WORKERS)
+    history.leftovers.append(keys.workers("rq"))
 
 
 @breaks("crashes")

@@ -42,7 +42,7 @@ def test_a_worker_that_leaves_on_a_dead_line_signs_off_on_a_new_one(fresh_redis:
             line.die()
             worker.process.send_signal(signal.SIGTERM)
             assert worker.process.wait(PATIENCE) == 0
-        assert scene.redis.zrange(keys.WORKERS, 0, -1) == []
+        assert scene.redis.zrange(keys.workers("rq"), 0, -1) == []
         assert scene.redis.smembers("rq:workers") == set()
         scene.close()
 

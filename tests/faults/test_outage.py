@@ -93,6 +93,6 @@ def test_a_worker_that_leaves_while_redis_is_away_leaves_in_good_order_and_is_fo
     durable.server.start()
     with durable.worker():
         deadline = time.monotonic() + PATIENCE
-        while durable.redis.scard("rq:workers") > 1 or durable.redis.zcard(keys.WORKERS) > 1:
+        while durable.redis.scard("rq:workers") > 1 or durable.redis.zcard(keys.workers("rq")) > 1:
             durable.redis.blpop("a list that nobody writes", timeout=0.05)
             assert time.monotonic() < deadline, "nobody has buried it"

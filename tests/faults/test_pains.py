@@ -147,7 +147,7 @@ def test_a_long_silence_is_not_taken_for_a_dead_worker(scene: Scene, provider: S
         later = time.time() + 3 * 2  # leases
 
         def all_leases_go_beyond() -> bool:
-            leases = scene.redis.zrange(keys.WORKERS, 0, -1, withscores=True)
+            leases = scene.redis.zrange(keys.workers("rq"), 0, -1, withscores=True)
             return len(leases) == 2 and all(ends > later for _, ends in leases)
 
         scene.until(all_leases_go_beyond)

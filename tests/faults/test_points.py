@@ -27,7 +27,7 @@ def test_wherever_a_worker_is_killed_its_task_ends_once_and_right(scene: Scene) 
                 tasks[point] = scene.bus.enqueue(CHAT, {"request": request}, queue=f"q{number}")
                 struck()
     # Their leases are over now; there is no need to wait for it.
-    scene.redis.zadd("deltabus:workers", dict.fromkeys(scene.redis.zrange("deltabus:workers", 0, -1), 1))
+    scene.redis.zadd("rq:deltabus:workers", dict.fromkeys(scene.redis.zrange("rq:deltabus:workers", 0, -1), 1))
     with scene.worker(*(f"q{number}" for number in range(len(POINTS)))):
         for task in tasks.values():
             assert attempts(scene.words(task, 3)) <= 2

@@ -108,7 +108,7 @@ def test_a_job_that_redis_forgot_to_be_running_runs_again_as_a_new_attempt(site,
     job = site.enqueue(script={"words": 3})
     site.work_until_killed_at("Ledger.succeed")
     # A replica that lags has neither the execution nor the worker.
-    forgotten = [*site.redis.keys("rq:execution*"), *site.redis.keys("rq:worker*"), keys.WORKERS, "rq:wip:chat"]
+    forgotten = [*site.redis.keys("rq:execution*"), *site.redis.keys("rq:worker*"), keys.workers("rq"), "rq:wip:chat"]
     assert site.redis.delete(*forgotten) >= 4
     rounds(2)
     assert queued(site) == [job.id]
@@ -121,7 +121,7 @@ def test_a_job_that_redis_forgot_to_be_running_runs_again_as_a_new_attempt(site,
 def test_an_execution_whose_worker_is_nowhere_is_cleared_away(site, rounds):
     job = site.enqueue(script={"words": 3})
     site.work_until_killed_at("Ledger.succeed")
-    site.redis.delete(*site.redis.keys("rq:worker*"), keys.WORKERS)
+    site.redis.delete(*site.redis.keys("rq:worker*"), keys.workers("rq"))
     assert site.redis.keys("rq:execution:*")
     rounds(2)
     assert site.redis.keys("rq:execution*") == []
@@ -225,11 +225,11 @@ def test_one_worker_looks_at_a_time_and_leaves_its_turn_to_the_next(site, rounds
     lose(site, lost)
     rounds(1, 3, leave=False)  # the second has no turn
     assert queued(site) == []
-    assert site.redis.get(keys.RECONCILER) == b"worker-0"
-    assert 0 < site.redis.ttl(keys.RECONCILER) < 60
+    assert site.redis.get(keys.reconciler("rq")) == b"worker-0"
+    assert 0 < site.redis.ttl(keys.reconciler("rq")) < 60
     rounds(1, 2)
     assert queued(site) == [lost.id]
-    assert not site.redis.exists(keys.RECONCILER)
+    assert not site.redis.exists(keys.reconciler("rq"))
 
 
 def test_the_log_of_a_task_that_was_deleted_and_whose_worker_died_is_sealed(site, rounds):

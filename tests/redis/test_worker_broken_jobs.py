@@ -220,7 +220,7 @@ def test_a_registry_of_the_wrong_type_does_not_keep_a_lost_job_from_its_end(site
     site.redis.set(key.format(id=job.id), "not a sorted set")
     site.work_until_killed_at("Ledger.succeed")
     with site.worker(settings=site.settings(lease=0.5, heartbeat_interval=0.1)):
-        site.redis.zadd(keys.WORKERS, dict.fromkeys(site.redis.zrange(keys.WORKERS, 0, -1), 1), lt=True)
+        site.redis.zadd(keys.workers("rq"), dict.fromkeys(site.redis.zrange(keys.workers("rq"), 0, -1), 1), lt=True)
         site.until(lambda: site.fetch(job).get_status() == "finished")
     assert site.types(job.id).count("completed") == 1
 

@@ -223,7 +223,7 @@ def test_a_job_whose_worker_is_killed_before_it_begins_is_known_to_run_there_and
     assert site.queue("low").started_job_registry.get_job_ids() == [job.id]
     assert not site.redis.exists("rq:queue:low:intermediate", "rq:queue:low")
     assert site.log(job.id) == []
-    site.redis.zadd(keys.WORKERS, dict.fromkeys(site.redis.zrange(keys.WORKERS, 0, -1), 1))
+    site.redis.zadd(keys.workers("rq"), dict.fromkeys(site.redis.zrange(keys.workers("rq"), 0, -1), 1))
     with site.worker("high", "low", settings=site.settings(lease=0.3, heartbeat_interval=0.1)):
         assert isinstance(site.ending(job.id), Completed)
     assert site.log(job.id)[0].attempt == 1
@@ -233,7 +233,7 @@ def test_a_job_whose_worker_is_killed_before_it_begins_is_known_to_run_there_and
 def age(site, seconds):
     """Let the time that Redis counts pass."""
     for key in site.redis.keys("*"):
-        if key.startswith((b"rq:wip:", b"rq:executions:", b"deltabus:workers")):
+        if key.startswith((b"rq:wip:", b"rq:executions:", b"rq:deltabus:workers")):
             for member in site.redis.zrange(key, 0, -1):
                 site.redis.zincrby(key, -seconds, member)
         if (left := site.redis.ttl(key)) > 0:

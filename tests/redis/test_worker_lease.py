@@ -63,15 +63,15 @@ def test_what_a_buried_worker_starts_is_found_should_it_die_before_it_renews_its
         await reap(client)
 
     start(site, job, die)
-    assert site.redis.zscore(keys.WORKERS, "away") is None
+    assert site.redis.zscore(keys.workers("rq"), "away") is None
     assert site.redis.hget(job.key, LOST_FIELD) == b"1"
 
 
 def test_a_start_does_not_prolong_a_lease(site) -> None:
     """Whether it has run out is for the others to see: it may be all that tells them of earlier jobs."""
-    site.redis.zadd(keys.WORKERS, {"away": 1.0})
+    site.redis.zadd(keys.workers("rq"), {"away": 1.0})
     start(site, site.enqueue())
-    assert site.redis.zscore(keys.WORKERS, "away") == 1.0
+    assert site.redis.zscore(keys.workers("rq"), "away") == 1.0
 
 
 def test_rqs_lease_of_what_runs_is_renewed(site) -> None:
@@ -113,7 +113,7 @@ def test_the_log_of_a_job_that_was_deleted_and_whose_worker_died_is_sealed(site)
         async with redis.asyncio.Redis.from_url(site.url) as client:
             recovery = Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=LEASE, result_ttl=60)
             deadline = time.monotonic() + 100 * LEASE
-            while await client.zscore(keys.WORKERS, "away") is not None:
+            while await client.zscore(keys.workers("rq"), "away") is not None:
                 await recovery.patrol(())
                 assert time.monotonic() < deadline, "it is not buried"
 
@@ -158,14 +158,14 @@ def test_where_nothing_is_to_come_nobody_need_look_for_it(site) -> None:
 
 def test_the_next_look_is_when_the_next_lease_of_another_worker_runs_out(site) -> None:
     now = site.redis.time()[0]
-    site.redis.zadd(keys.WORKERS, {"away": now + 40, "zed": now + 50})
+    site.redis.zadd(keys.workers("rq"), {"away": now + 40, "zed": now + 50})
     assert 0 < look(site) <= 40
-    site.redis.zadd(keys.WORKERS, {"away": now + 300})  # behind the one who looks
+    site.redis.zadd(keys.workers("rq"), {"away": now + 300})  # behind the one who looks
     assert 0 < look(site, lease=10.0) <= 50
 
 
 def test_a_lease_that_one_may_not_take_over_yet_is_no_reason_to_look_all_the_time(site) -> None:
-    site.redis.zadd(keys.WORKERS, {"away": 1})
+    site.redis.zadd(keys.workers("rq"), {"away": 1})
     assert look(site) == math.inf
 
 
@@ -203,5 +203,5 @@ def test_a_worker_whose_name_another_has_taken_leaves_and_touches_nothing(site) 
         assert not thread.is_alive()
         assert site.redis.hget(worker.key, "hostname") == b"elsewhere"
         assert site.redis.sismember("rq:workers", worker.key)
-        assert site.redis.zscore(keys.WORKERS, worker.name)
+        assert site.redis.zscore(keys.workers("rq"), worker.name)
     assert site.types(job.id)[-1] != "completed"

@@ -118,7 +118,7 @@ class Intake:
         """Set the order of priority anew (RQ's dequeue strategies)."""
         self._names = list(names)
         executions = WORKER_EXECUTIONS_KEY_TEMPLATE.format(self._worker)
-        every = [WORKERS_SUSPENDED, keys.WORKERS, executions]
+        every = [WORKERS_SUSPENDED, keys.workers(RQ_KEY_PREFIX), executions]
         for name in names:
             every += [self._keys[name], self._intermediate(name)]
         self._packed_keys = [key.encode() for key in every]

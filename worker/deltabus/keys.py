@@ -1,7 +1,8 @@
 """Every Redis key and channel of deltabus: its name, its type, how long it lives.
 
 The hash tag `{task}` keeps the keys of one task in one cluster slot. RQ's own keys
-(`rq:job:<id>`, `rq:queue:<name>`, …) are RQ's business and stay under RQ's prefix.
+(`rq:job:<id>`, `rq:queue:<name>`, …) are RQ's business and stay under RQ's prefix, `<rq>`. What is ours and touched
+together with them is there as well: with a hash tag in that prefix, it is all in one slot.
 
 | name                         | type    | lives                                                     |
 | ---------------------------- | ------- | --------------------------------------------------------- |
@@ -11,8 +12,8 @@ The hash tag `{task}` keeps the keys of one task in one cluster slot. RQ's own k
 | `deltabus:cancel`            | channel | task ids whose cancel key has just been set               |
 | `deltabus:{<task>}:files`    | hash    | while the task has files at a provider, at most `FILES_TTL` |
 | `deltabus:files`             | sorted set | tasks that have some, by the time of the newest        |
-| `deltabus:workers`           | sorted set | worker names by the time at which their leases run out |
-| `deltabus:reconciler`        | string  | name of the worker that reconciles, while it does         |
+| `<rq>:deltabus:workers`      | sorted set | worker names by the time at which their leases run out |
+| `<rq>:deltabus:reconciler`   | string  | name of the worker that reconciles, while it does         |
 | `deltabus:results:<queue>`   | channel | every terminal event of the queue's tasks                 |
 | `deltabus:blob:<id>`         | list    | chunks of a blob, for as long as its writer says          |
 """
@@ -34,12 +35,6 @@ EVENT_FIELD: Final = "event"
 #: Channel on which a cancel is announced; the message is the task id.
 CANCEL_CHANNEL: Final = f"{PREFIX}:cancel"
 
-#: Leases of workers: names, scored by the Unix time at which they run out.
-WORKERS: Final = f"{PREFIX}:workers"
-
-#: The worker whose turn it is to look for what belongs to nobody.
-RECONCILER: Final = f"{PREFIX}:reconciler"
-
 #: Tasks that have put files at a provider, scored by Unix time.
 FILES: Final = f"{PREFIX}:files"
 
@@ -58,6 +53,16 @@ TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 #: Channels that a task may name to be answered on. The worker publishes there with its own rights, so those are left
 #: out whose messages others act upon: ours, and RQ's commands to workers (`rq:pubsub:<worker>`).
 REPLY_CHANNEL: Final = re.compile(rf"(?!{PREFIX}:)(?!.*:pubsub:)[^\x00-\x20\x7f]{{1,512}}")
+
+
+def workers(rq_prefix: str) -> str:
+    """Leases of workers: names, scored by the Unix time at which they run out."""
+    return f"{rq_prefix}:{PREFIX}:workers"
+
+
+def reconciler(rq_prefix: str) -> str:
+    """The worker whose turn it is to look for what belongs to nobody."""
+    return f"{rq_prefix}:{PREFIX}:reconciler"
 
 
 def log(task: str) -> str:

@@ -150,8 +150,8 @@ class Reconciler:
 
     async def leave(self) -> None:
         """Give up the turn: others need not wait for it to run out."""
-        if await self._redis.get(keys.RECONCILER) == self._worker.encode():
-            await self._redis.delete(keys.RECONCILER)
+        if await self._redis.get(keys.reconciler(RQ_KEY_PREFIX)) == self._worker.encode():
+            await self._redis.delete(keys.reconciler(RQ_KEY_PREFIX))
 
     async def aclose(self) -> None:
         """Close what it has of its own. A round that was broken off needs no answer."""
@@ -160,12 +160,12 @@ class Reconciler:
     async def _has_turn(self) -> bool:
         """Take or keep the turn; it is kept for as long as it is used, so that there are two looks."""
         ttl = self._turn
-        if await self._redis.set(keys.RECONCILER, self._worker, nx=True, ex=ttl):
+        if await self._redis.set(keys.reconciler(RQ_KEY_PREFIX), self._worker, nx=True, ex=ttl):
             return True
-        if await self._redis.get(keys.RECONCILER) != self._worker.encode():
+        if await self._redis.get(keys.reconciler(RQ_KEY_PREFIX)) != self._worker.encode():
             self._suspects.clear()
             return False
-        return bool(await self._redis.expire(keys.RECONCILER, ttl))
+        return bool(await self._redis.expire(keys.reconciler(RQ_KEY_PREFIX), ttl))
 
     async def _batches(self, pattern: str, kind: str) -> AsyncIterator[Sequence[str]]:
         """All keys like that, with a rest after each batch that is in proportion to it."""
@@ -180,7 +180,7 @@ class Reconciler:
             if cursor == 0:
                 return
             await asyncio.sleep(REST * (time.monotonic() - start))
-            await self._redis.expire(keys.RECONCILER, self._turn)
+            await self._redis.expire(keys.reconciler(RQ_KEY_PREFIX), self._turn)
 
     async def _read(self, job_keys: Sequence[str]) -> list[_Glimpse]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -211,7 +211,7 @@ class Reconciler:
     async def _running(self) -> set[str]:
         """Ids of the jobs that living workers run, by what they have in RQ's index."""
         registered: set[bytes] = await self._redis.smembers(REDIS_WORKER_KEYS)  # type: ignore[assignment] # no decoding
-        leased: list[bytes] = await self._redis.zrange(keys.WORKERS, 0, -1)  # type: ignore[assignment] # no decoding
+        leased: list[bytes] = await self._redis.zrange(keys.workers(RQ_KEY_PREFIX), 0, -1)  # type: ignore[assignment] # no decoding
         names = {key.decode().rpartition(":worker:")[2] for key in registered} | {name.decode() for name in leased}
         running: set[str] = set()
         for name in names:
@@ -255,7 +255,7 @@ class Reconciler:
             f"{RQ_KEY_PREFIX}:executions:{job.task}",
             f"{RQ_KEY_PREFIX}:wip:{job.queue}",
             REDIS_WORKER_KEYS,
-            keys.WORKERS,
+            keys.workers(RQ_KEY_PREFIX),
         ]
         if await self._adopt(keys=names, args=[job.task, RQ_KEY_PREFIX, job.status]):
             telemetry.observer().recovered(1, "nobodys")

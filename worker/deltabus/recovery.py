@@ -105,7 +105,7 @@ class Recovery:
         now = utcformat(datetime.now(UTC))
         pipeline = self._redis.pipeline(transaction=False)
         lease = (self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born), int(settled), self._result_ttl)
-        pipeline.evalsha(REAP.sha.decode(), 2, keys.WORKERS, REDIS_WORKER_KEYS, *lease, *unclaimed)
+        pipeline.evalsha(REAP.sha.decode(), 2, keys.workers(RQ_KEY_PREFIX), REDIS_WORKER_KEYS, *lease, *unclaimed)
         for name, key in self._queues.items():
             pipeline.lrange(_intermediate(key), 0, BATCH - 1)
             release = (_scheduled(name), key, _ready(name), Job.key_for(""), now, BATCH)

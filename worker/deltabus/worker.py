@@ -26,7 +26,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, WatchError
 from rq.callbacks import execute_stopped_callback
-from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT, DEFAULT_RESULT_TTL
+from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT, DEFAULT_RESULT_TTL, RQ_KEY_PREFIX
 from rq.executions import Execution
 from rq.job import Job
 from rq.job_lifecycle import call_exception_handlers
@@ -185,7 +185,7 @@ class AsyncWorker(BaseWorker):
             with contextlib.suppress(RedisError):
                 self.teardown()  # type: ignore[no-untyped-call]
                 if not keep_lease:
-                    self.connection.zrem(keys.WORKERS, self.name)
+                    self.connection.zrem(keys.workers(RQ_KEY_PREFIX), self.name)
                 return
 
     def _configure_logs(self, level: str | None) -> None:
@@ -283,7 +283,7 @@ class AsyncWorker(BaseWorker):
         while self.connection.exists(self.key) and not self.connection.hexists(self.key, "death"):
             with self.connection.pipeline() as pipeline:
                 pipeline.watch(self.key)  # type: ignore[no-untyped-call]
-                end = pipeline.zscore(keys.WORKERS, self.name)
+                end = pipeline.zscore(keys.workers(RQ_KEY_PREFIX), self.name)
                 seconds, microseconds = pipeline.time()  # at once, as it is watching
                 now = seconds + microseconds / 1_000_000
                 if end is None or (seen is not None and end != seen) or _lives_here(pipeline.hgetall(self.key)):
@@ -292,7 +292,7 @@ class AsyncWorker(BaseWorker):
                     pipeline.multi()
                     pipeline.delete(self.key)
                     # A lease, so that of several successors one is the first.
-                    pipeline.zadd(keys.WORKERS, {self.name: now + self.settings.lease})
+                    pipeline.zadd(keys.workers(RQ_KEY_PREFIX), {self.name: now + self.settings.lease})
                     with contextlib.suppress(WatchError):
                         pipeline.execute()
                     continue

@@ -6,7 +6,7 @@
 -- KEYS[4]  rq:executions:<id>             sorted set; ids of the executions that the job is said to have
 -- KEYS[5]  rq:wip:<queue>                 sorted set of <id>:<execution>
 -- KEYS[6]  rq:workers                     set; RQ's list of worker keys
--- KEYS[7]  deltabus:workers               sorted set; worker names by the time at which their leases run out
+-- KEYS[7]  rq:deltabus:workers            sorted set; worker names by the time at which their leases run out
 --
 -- ARGV[1]  the job's id
 -- ARGV[2]  prefix of RQ's keys; of an execution, the hash is <rq>:execution:<id>:<execution>

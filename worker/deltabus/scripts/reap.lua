@@ -1,7 +1,7 @@
 -- Renew a worker's lease; then take the jobs of workers whose leases have run out, and requeue them at the front.
 --
--- KEYS[1]  deltabus:workers   sorted set; worker names, scored by the time at which their leases run out
--- KEYS[2]  rq:workers         set; RQ's list of worker keys
+-- KEYS[1]  rq:deltabus:workers   sorted set; worker names, scored by the time at which their leases run out
+-- KEYS[2]  rq:workers            set; RQ's list of worker keys
 -- ARGV[1]  this worker's name
 -- ARGV[2]  seconds that a lease lasts
 -- ARGV[3]  prefix of RQ's keys

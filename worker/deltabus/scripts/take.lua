@@ -1,7 +1,7 @@
 -- Take jobs from their queues, highest priority first: read their hashes, and record that they run.
 --
 -- KEYS[1]  rq:suspended                 string      RQ's switch: nothing is taken while it exists
--- KEYS[2]  deltabus:workers             sorted set  worker names by the time at which their leases run out
+-- KEYS[2]  rq:deltabus:workers          sorted set  worker names by the time at which their leases run out
 -- KEYS[3]  rq:worker:<name>:executions  set         <job>:<execution>; what the worker runs
 -- KEYS[2i+2], KEYS[2i+3], of each queue:
 --          rq:queue:<name>               list        waiting job ids

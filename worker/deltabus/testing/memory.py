@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from redis.asyncio import Redis
+from rq.defaults import RQ_KEY_PREFIX
 from rq.intermediate_queue import IntermediateQueue
 
 from deltabus import keys
@@ -106,7 +107,7 @@ class MemoryBus:
         try:
             with fakeredis.FakeRedis(server=self._server) as redis:
                 # What comes of its lease running out, and nobody has to wait for that.
-                redis.zadd(keys.WORKERS, {dead.name: 0})
+                redis.zadd(keys.workers(RQ_KEY_PREFIX), {dead.name: 0})
                 for queue in dead.queues:
                     intermediate = IntermediateQueue.get_intermediate_queue_key(queue.key)
                     while redis.lmove(intermediate, queue.key, "RIGHT", "LEFT"):
