@@ -202,7 +202,7 @@ def test_a_producer_publishes_no_results_and_touches_no_records(fort: Fort) -> N
                 ("DEL", f"deltabus:{{{task.id}}}:log"),
                 ("LPOP", "rq:queue:acme"),
                 ("SET", f"rq:job:{task.id}", ""),
-                ("ZADD", "deltabus:workers", "1", "me"),
+                ("ZADD", "rq:deltabus:workers", "1", "me"),
                 ("SET", "rq:suspended", "1"),
                 ("PUBLISH", "rq:pubsub:somebody", "{}"),
                 ("EVAL", "return 1", "0"),
@@ -341,10 +341,10 @@ def test_a_worker_without_a_right_says_which_and_where_it_stands(fort: Fort) -> 
 
 def test_leases_of_the_wrong_type_are_no_outage(fort: Fort) -> None:
     with fort.worker(DELTABUS_LEASE="2", DELTABUS_HEARTBEAT_INTERVAL="0.5") as worker:
-        fort.root.delete("deltabus:workers")
-        fort.root.set("deltabus:workers", "something else")
+        fort.root.delete("rq:deltabus:workers")
+        fort.root.set("rq:deltabus:workers", "something else")
         said = worker.wait_for("refuses what this worker needs for: lease")
         assert "another program uses it" in said
-        fort.root.delete("deltabus:workers")
+        fort.root.delete("rq:deltabus:workers")
         worker.wait_for("lets this worker do again what it needs for: lease")
         assert "is away" not in worker.said
