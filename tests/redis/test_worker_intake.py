@@ -47,10 +47,14 @@ def test_a_worker_that_waits_takes_what_comes_in_the_order_of_its_queues(site, c
     with site.worker("high", "mid", "low", settings=site.settings(concurrency=concurrency)) as worker:
         site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
         # More than it can take at once: the slots are full with what came first.
-        blockers = [site.enqueue("low", script={"words": 40, "interval": 0.005}) for _ in range(concurrency)]
+        blockers = [site.enqueue("low", script={"words": 3, "stall_after": 2}) for _ in range(concurrency)]
         for blocker in blockers:
             site.streams(blocker.id)
         jobs = {f"{queue}{n}": site.enqueue(queue, script=SHORT) for n in range(3) for queue in ("low", "mid", "high")}
+        site.until(lambda: site.is_listening(worker))
+        for blocker in blockers:
+            site.redis.set(keys.cancel(blocker.id), "")
+            site.redis.publish(keys.CANCEL_CHANNEL, blocker.id)
         for job in jobs.values():
             assert isinstance(site.ending(job.id), Completed)
         assert isinstance(site.ending(site.enqueue("low").id), Completed)

@@ -6,7 +6,7 @@
 `ApiServer`, with `Dialect` (`OPENAI`, `LOCALAI`, `NO_FILES`, `NO_FILE_PARTS`) and `Fault`: an OpenAI-compatible server
 that keeps files and says what it was shown (`deltabus.testing.api`).
 `Sample`: a file to upload, of any size, which costs no memory (`deltabus.testing.content`).
-`memory_bus`: a bus and a worker without a server (`deltabus.testing.memory`).
+`memory_bus`: a bus and a worker without a server, perhaps one that dies on the way (`deltabus.testing.memory`).
 `decode_every_way`: a body cut at every byte must decode to the same (`deltabus.testing.cuts`).
 `check_events`: whether a task's events keep the grammar (`deltabus.testing.grammar`).
 
