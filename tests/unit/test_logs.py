@@ -9,8 +9,9 @@ import logging
 import pytest
 import structlog
 
-from deltabus import logs
+from deltabus import logs, telemetry
 from deltabus.settings import ProviderSettings, Settings
+from deltabus.telemetry import Watch
 
 SECRET = 'sk-1"2\\3éwxyz'
 
@@ -73,7 +74,7 @@ def test_a_terminal_gets_text_and_a_pipe_gets_json(lines):
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_secrets_are_masked_wherever_they_got_into(lines, form):
-    out = lines(log_format=form)
+    out = lines(log_format=form, log_level="debug")
     log = structlog.get_logger()
     log.info("key %s", SECRET, key=SECRET, nested={"a": [SECRET]})
     logging.getLogger("somewhere").error("url %s", SECRET)
@@ -98,6 +99,45 @@ def test_a_traceback_shows_no_local_variables(lines, form):
         structlog.get_logger().exception("failed")
     assert "Traceback" in out.getvalue()
     assert "what the user" not in out.getvalue()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_tracebacks_words_are_shown_where_they_can_hold_nothing_of_a_task_or_at_debug(lines, form):
+    prompt, answer = "a pro" + "mpt", "an ans" + "wer"  # a traceback shows the line that raised
+
+    def told(level: str) -> str:
+        out = lines(io.StringIO(), log_format=form, log_level=level)
+        try:
+            try:
+                int(prompt)
+            except ValueError as exc:
+                raise KeyError(answer) from exc
+        except KeyError as exc:
+            group = ExceptionGroup(prompt, [exc, FileNotFoundError("no such file"), TypeError("not callable")])
+            structlog.get_logger().error("failed", exc_info=group)
+        return out.getvalue()
+
+    shown = told("info")
+    for kind in ("ValueError", "KeyError", "ExceptionGroup", "no such file", "not callable", "test_logs.py"):
+        assert kind in shown
+    assert prompt not in shown
+    assert answer not in shown
+    assert f"invalid literal for int() with base 10: '{prompt}'" in told("debug")
+
+
+def test_a_line_for_an_attempt_names_it(lines):
+    out = lines(log_format="json")
+    watch = Watch("t1", "chat", 2, "w")
+    watch.provider = "main"
+    token = telemetry.attend(watch)
+    structlog.get_logger().info("one")
+    logging.getLogger("somewhere").info("two")
+    telemetry.leave(token)
+    structlog.get_logger().info("three")
+    one, two, three = map(json.loads, out.getvalue().splitlines())
+    for line in (one, two):
+        assert (line["task"], line["attempt"], line["queue"], line["provider"]) == ("t1", 2, "chat", "main")
+    assert "task" not in three
 
 
 def test_the_level_holds_for_both_kinds_of_lines(lines):

@@ -172,7 +172,8 @@ class Intake:
         self.suspended, broken, taken = answer
         self._report(broken)
         for job in [job for job in taken if not JOB_ID_PATTERN.fullmatch(job.id)]:
-            log.error("dropped what is not the id of a job", queue=job.queue, id=repr(job.id[:100]))
+            # Nothing of it is shown: it may be the request that somebody has pushed in place of an id.
+            log.error("dropped what is not the id of a job", queue=job.queue, length=len(job.id))
             await self._redis.lrem(self._intermediate(job.queue), 1, _bytes(job.id))  # type: ignore[arg-type]
             taken.remove(job)
         if self.suspended:

@@ -8,7 +8,8 @@ Modules write with `structlog.get_logger()` and bind the task once, for everythi
 A line that is written for an attempt names its task, attempt, queue and provider without that: see `telemetry.watch`.
 
 The lines of libraries, which use `logging`, come out in the same form. Whatever a line says, the
-configured secrets in it are masked last of all; tracebacks come without local variables.
+configured secrets in it are masked last of all; tracebacks come without local variables, and at levels above `debug`
+without words that may be a prompt's or an answer's: see `tracebacks`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import json
 import logging
 import sys
 from collections.abc import Collection
+from functools import partial
 from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
-from deltabus import telemetry
+from deltabus import telemetry, tracebacks
 from deltabus.settings import Settings
 
 #: Libraries that write a line for each request, with its URL, at INFO.
@@ -38,6 +40,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
         stream: where the lines go; None: standard error.
     """
     stream = stream if stream is not None else sys.stderr
+    words = settings.log_level == "debug"
     console = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
     both: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -57,7 +60,8 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
     )
     handler = _Handler(stream)
-    handler.setFormatter(_Masking(settings.secrets, both, _console(stream) if console else _json()))
+    renderers = _console(stream, words=words) if console else _json(words=words)
+    handler.setFormatter(_Masking(settings.secrets, both, renderers))
     root = logging.getLogger()
     for former in [former for former in root.handlers if isinstance(former, _Handler)]:
         root.removeHandler(former)
@@ -91,15 +95,17 @@ class _Masking(structlog.stdlib.ProcessorFormatter):
         return line
 
 
-def _console(stream: TextIO) -> list[Processor]:
+def _console(stream: TextIO, *, words: bool) -> list[Processor]:
     # structlog's own choice of a traceback shows local variables: prompts, answers and keys.
-    traceback = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=traceback)]
+    def write(out: TextIO, info: Any) -> None:
+        out.write("\n" + tracebacks.render(info, words=words))
+
+    return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=write)]
 
 
-def _json() -> list[Processor]:
+def _json(*, words: bool) -> list[Processor]:
     return [
-        structlog.processors.format_exc_info,
+        structlog.processors.ExceptionRenderer(partial(tracebacks.render, words=words)),
         structlog.processors.EventRenamer("message"),
         _ordered,
         structlog.processors.JSONRenderer(serializer=_encode),

@@ -125,7 +125,8 @@ class TemporaryFiles:
                     with contextlib.suppress(NotFound):
                         await provider.delete(FileRequest(task=task, file_id=file_id))
         except (TaskError, TimeoutError, msgspec.DecodeError) as exc:
-            log.warning("a temporary file is left at the provider; it is tried again", task=task, error=str(exc))
+            code = exc.code if isinstance(exc, TaskError) else type(exc).__name__
+            log.warning("a temporary file is left at the provider; it is tried again", task=task, code=code)
             return False
         await self._call(b"HDEL", keys.files(task), tag)
         return True
