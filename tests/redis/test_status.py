@@ -1,0 +1,146 @@
+"""A worker's own endpoint: what it says when its loop hangs, when it takes nothing, and to clients that misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from deltabus.board import Board
+from deltabus.errors import ConfigError
+from deltabus.health import Health
+from deltabus.instruments import serve
+from deltabus.intake import Intake
+from deltabus.roster import Roster
+from deltabus.settings import Settings
+from deltabus.statusserver import CONNECTIONS
+from deltabus.tasks import chat
+
+#: Seconds within which something must have been seen.
+DEADLINE = 20.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(port: int, path: str) -> tuple[int, dict[str, Any]]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=DEADLINE) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, json.load(exc)
+
+
+def reasons(port: int, path: str) -> list[str]:
+    status, page = ask(port, path)
+    found = [problem["reason"] for problem in page["problems"]]
+    assert status == (503 if found else 200)
+    return found
+
+
+def wait_for(port: int, path: str, wanted: list[str]) -> None:
+    deadline, found = time.monotonic() + DEADLINE, None
+    while found != wanted:
+        assert time.monotonic() < deadline, found
+        with contextlib.suppress(urllib.error.URLError):  # it does not listen yet
+            found = reasons(port, path)
+
+
+def test_a_worker_whose_loop_hangs_says_so_itself(site, monkeypatch):
+    hanging, over = threading.Event(), threading.Event()
+
+    async def hang(context):
+        hanging.set()
+        over.wait(DEADLINE)
+
+    monkeypatch.setattr(chat, "handler", hang)
+    port = free_port()
+    settings = site.settings(metrics_port=port, lease=1.0, heartbeat_interval=0.2)
+    with site.worker(settings=settings):
+        try:
+            wait_for(port, "/readyz", [])
+            site.enqueue()
+            assert hanging.wait(DEADLINE)
+            wait_for(port, "/livez", ["loop_blocked"])
+        finally:
+            over.set()
+        wait_for(port, "/livez", [])
+
+
+def test_a_worker_that_takes_nothing_is_found_out_and_one_without_jobs_is_not(site, monkeypatch, capsys):
+    async def take_nothing(intake, count, *_):
+        return []
+
+    async def wait_for_nothing(intake, count, seconds=1.0):
+        await intake._stopped.wait()
+        return []
+
+    monkeypatch.setattr(Intake, "take", take_nothing)
+    monkeypatch.setattr(Intake, "wait", wait_for_nothing)
+    port = free_port()
+    with site.worker(settings=site.settings(metrics_port=port, stall_after=0.5)):
+        wait_for(port, "/readyz", [])
+        site.enqueue()
+        wait_for(port, "/livez", ["not_taking"])
+        assert reasons(port, "/readyz") == ["not_taking"]
+        site.redis.delete("rq:queue:chat")
+        wait_for(port, "/livez", [])
+    assert capsys.readouterr().err.count("its queues have jobs, it has free slots, and it takes nothing") == 1
+
+
+@pytest.fixture
+def port(site) -> Iterator[int]:
+    """Of an endpoint without a worker."""
+    roster = Roster()
+    roster.enter(1, Board())
+    port = free_port()
+    with serve(roster, Settings(metrics_port=port), site.redis, ["chat"]):
+        yield port
+
+
+def test_a_port_that_is_taken_is_a_clear_error(port, site):
+    with pytest.raises(ConfigError, match=f"metrics_port: cannot listen on 127.0.0.1:{port}: Address already in use"):
+        serve(Roster(), Settings(metrics_port=port), site.redis, ["chat"])
+
+
+def test_idle_connections_do_not_keep_a_probe_out(port):
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3 * CONNECTIONS)]
+        assert ask(port, "/livez")[0] == 200
+        # The oldest were cut off.
+        idle[0].settimeout(DEADLINE)
+        assert idle[0].recv(1) == b""
+
+
+def test_garbage_is_refused_and_the_next_request_answered(port, capfd):
+    for garbage in (b"\x00\xff\r\n\r\n", b"GET " + b"x" * 70_000 + b"\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b""):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(garbage)
+            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                while connection.recv(65536):
+                    pass
+    assert ask(port, "/livez")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_bug_in_a_page_is_logged_and_the_next_request_answered(port, monkeypatch):
+    with monkeypatch.context() as broken, capture_logs() as lines:
+        broken.setattr(Health, "__init__", None)
+        with pytest.raises((urllib.error.URLError, ConnectionError, OSError)):
+            ask(port, "/livez")
+    assert ask(port, "/livez")[0] == 200
+    assert [line["event"] for line in lines] == ["a request for the status could not be answered"]
