@@ -11,9 +11,12 @@ import pytest
 import redis
 from bench import bench, completed, delta
 
-from deltabus import Bus, keys
+from deltabus import Bus, events, keys
+from deltabus.dead import DeadLetters
 from deltabus.embedded import EmbeddedRedis
-from deltabus.errors import CancelRequested, TaskCancelled, TaskExists
+from deltabus.errors import CancelRequested, ErrorInfo, TaskCancelled, TaskExists
+from deltabus.events import Failed
+from deltabus.scripts import FORGET, REOPEN
 from deltabus.settings import Settings
 
 PREFIX = "{rq}"
@@ -82,3 +85,42 @@ def test_threads_and_blobs_do_as_well(cluster_url):
             bus.chat(messages="hi", task_id="t1")
         assert b"".join(bus.read_blob(bus.blob(b"x" * 3_000_000))) == b"x" * 3_000_000
         assert task.cancel() is True
+
+
+def test_dead_letters_are_requeued_and_purged(cluster_url, run):
+    async def fail(task_id: str) -> None:
+        async with bench(cluster_url, rq_key_prefix=PREFIX) as b:
+            task = await b.bus.chat(messages="hi", task_id=task_id)
+            await b.redis.lpop(f"{PREFIX}:queue:chat")
+            attempt = await b.begin(task.id)
+            await attempt.seal(Failed(task=task.id, at=1.0, error=ErrorInfo(code="internal", message="no")))
+            await b.redis.hset(f"{PREFIX}:job:{task.id}", "status", "failed")
+            await b.redis.zadd(f"{PREFIX}:failed:chat", {task.id: -1})
+            await b.redis.set(keys.cancel(task.id), "too late")
+
+    with redis.Redis.from_url(cluster_url) as client:
+        letters = DeadLetters(client, PREFIX)
+        run(fail("t1"))
+        assert letters.requeue(list(letters.find(["t1"]).values())) == ["requeued"]
+        assert client.lrange(f"{PREFIX}:queue:chat", 0, -1) == [b"t1"]
+        assert [events.decode(fields[b"event"]).id for _, fields in client.xrange(keys.log("t1"))] == ["1-0", "1-1"]
+        assert not client.exists(keys.cancel("t1"))
+        client.flushall()
+        run(fail("t2"))
+        assert letters.purge(list(letters.find(["t2"]).values())) == ["purged"]
+        assert client.keys("*") == [f"{PREFIX}:queues".encode()]
+
+
+def test_what_has_begun_anew_is_neither_reopened_nor_forgotten(cluster_url, run):
+    async def main():
+        async with bench(cluster_url, rq_key_prefix=PREFIX) as b:
+            await b.begin("t1")
+            before = await b.messages("t1")
+            for script, names, arguments in (
+                (REOPEN, [keys.log("t1")], ["0" * 40, "", "", "", "", 60]),
+                (FORGET, [keys.log("t1"), keys.cancel("t1")], []),
+            ):
+                assert await b.redis.eval(script.source, len(names), *names, *arguments) == 0
+            assert await b.messages("t1") == before
+
+    run(main())

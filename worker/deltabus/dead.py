@@ -25,7 +25,7 @@ from deltabus.enqueue import timestamp
 from deltabus.errors import BusError, BusUnavailable
 from deltabus.events import Failed, Retrying
 from deltabus.records import RQKeys, explain, payload
-from deltabus.scripts import FAILED, PURGE, REQUEUE
+from deltabus.scripts import FAILED, FORGET, LEAVE, PURGE, REOPEN, REQUEUE
 
 #: Jobs that are handled in one round trip: a few milliseconds of Redis' time.
 PAGE: Final = 100
@@ -118,6 +118,9 @@ class DeadLetters:
         self._read = client.register_script(FAILED.source)
         self._requeue = client.register_script(REQUEUE.source)
         self._purge = client.register_script(PURGE.source)
+        self._leave = client.register_script(LEAVE.source)
+        self._reopen = client.register_script(REOPEN.source)
+        self._forget = client.register_script(FORGET.source)
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -194,34 +197,65 @@ class DeadLetters:
 
         Whoever follows such a task from now on waits for the new round. A cancel that was left is forgotten.
         """
-        names, now = self._names, time.time()
-        with self._client.pipeline(transaction=False) as pipe:
-            for letter in letters:
-                task = letter.task
-                rq = (self._registry(letter.queue), names.job(task), names.queue(letter.queue), names.queues)
-                ours = (keys.log(task), keys.cancel(task))
-                event = events.encode(Retrying(task=task, id=_ID, at=now, reason="requeued"))
-                head, _, tail = event.partition(_ID_JSON)
-                channels = (keys.events(task), keys.reply_channel(letter.reply_to))
-                arguments = (task, timestamp(), head + b'"', b'"' + tail, *channels, RUNNING_TTL)
-                self._requeue(keys=(*rq, *ours), args=arguments, client=pipe)
-            fates = self._execute(pipe)
+        fates: dict[str, Any] = dict.fromkeys((letter.task for letter in letters), b"not failed")
+        # RQ's keys and the task's may be on different nodes: hence steps, of which none undoes what has begun since.
+        failed = self._still_failed(letters)
+        seals = self._each(self._leave, ((_ours(letter), ()) for letter in failed))
+        fates |= zip(
+            (letter.task for letter in failed),
+            self._each(self._requeue, ((self._rq(letter), (letter.task, timestamp())) for letter in failed)),
+            strict=True,
+        )
+        self._each(
+            self._reopen,
+            (
+                (_ours(letter)[:1], (seal, *_requeued(letter), RUNNING_TTL))
+                for letter, seal in zip(failed, seals, strict=True)
+                if seal and fates[letter.task] in {b"requeued", b"rate limited"}
+            ),
+        )
         return [
-            self._by_rq(letter) if fate == "rate limited" else fate for letter, fate in zip(letters, fates, strict=True)
+            self._by_rq(letter) if fates[letter.task] == b"rate limited" else fates[letter.task].decode()
+            for letter in letters
         ]
 
     def purge(self, letters: Sequence[DeadLetter]) -> list[Fate]:
         """Delete these: jobs, results and logs."""
-        with self._client.pipeline(transaction=False) as pipe:
+        group = f"{self._prefix}:group:"
+        fates = self._each(self._purge, ((self._rest(letter), (letter.task, group)) for letter in letters))
+        gone = [letter for letter, fate in zip(letters, fates, strict=True) if fate == b"purged"]
+        self._each(self._forget, ((_ours(letter), ()) for letter in gone))
+        return [fate.decode() for fate in fates]
+
+    def _still_failed(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+        with _explained(), self._client.pipeline(transaction=False) as pipe:
             for letter in letters:
-                task = letter.task
-                job, results = self._names.job(task), self._names.results(task)
-                # RQ's keys, the second with two colons.
-                others = (job + b":dependents", f"{self._prefix}:job::{task}:dependencies")
-                ours = (keys.log(task), keys.cancel(task))
-                where = (self._registry(letter.queue), job, results, *others, *ours)
-                self._purge(keys=where, args=(task, f"{self._prefix}:group:"), client=pipe)
-            return self._execute(pipe)
+                pipe.hget(self._names.job(letter.task).decode(), "status")
+            found = pipe.execute(raise_on_error=False)
+        # What cannot be read is for the script to say.
+        return [
+            letter
+            for letter, status in zip(letters, found, strict=True)
+            if not isinstance(status, bytes) or status in {b"", b"failed"}
+        ]
+
+    def _rq(self, letter: DeadLetter) -> tuple[Any, ...]:
+        """RQ's keys that a job that is requeued is in."""
+        names = self._names
+        return self._registry(letter.queue), names.job(letter.task), names.queue(letter.queue), names.queues
+
+    def _rest(self, letter: DeadLetter) -> tuple[Any, ...]:
+        """RQ's keys that go with a job; the last with two colons."""
+        job, results = self._names.job(letter.task), self._names.results(letter.task)
+        dependencies = f"{self._prefix}:job::{letter.task}:dependencies"
+        return self._registry(letter.queue), job, results, job + b":dependents", dependencies
+
+    def _each(self, script: Any, calls: Iterable[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
+        """Run a script with each of these keys and arguments, in one pipeline."""
+        with self._client.pipeline(transaction=False) as pipe, _explained():
+            for names, arguments in calls:
+                script(keys=names, args=arguments, client=pipe)
+            return list(pipe.execute())
 
     def _registry(self, queue: str) -> str:
         return self._names.registry("failed", queue).decode()
@@ -274,10 +308,6 @@ class DeadLetters:
         except (KeyError, msgspec.MsgspecError) as exc:
             raise BusError(f"the log of task {task} holds what is no event of protocol version 1") from exc
 
-    def _execute(self, pipe: Any) -> list[Any]:
-        with _explained():
-            return [fate.decode() for fate in pipe.execute()]
-
     def _by_rq(self, letter: DeadLetter) -> Fate:
         """Let RQ requeue a job that has to ask for its place under a limit."""
         from rq.exceptions import InvalidJobOperation, NoSuchJobError
@@ -289,6 +319,18 @@ class DeadLetters:
         except (InvalidJobOperation, NoSuchJobError):  # somebody else was faster
             return "not failed"
         return "requeued"
+
+
+def _ours(letter: DeadLetter) -> tuple[str, str]:
+    """The keys of the task."""
+    return keys.log(letter.task), keys.cancel(letter.task)
+
+
+def _requeued(letter: DeadLetter) -> tuple[Any, ...]:
+    """The event that says so, around its id, and the channels that carry it."""
+    event = events.encode(Retrying(task=letter.task, id=_ID, at=time.time(), reason="requeued"))
+    head, _, tail = event.partition(_ID_JSON)
+    return head + b'"', b'"' + tail, keys.events(letter.task), letter.reply_to or ""
 
 
 def _letter(task: str, queue: str, found: Any) -> DeadLetter:

@@ -1,12 +1,10 @@
--- Delete a failed job with all that belongs to it.
+-- Delete a failed job with all that RQ has of it. All keys are RQ's.
 --
 -- KEYS[1]  rq:failed:<queue>           sorted set; ids of failed jobs
 -- KEYS[2]  rq:job:<id>                 hash; the job
 -- KEYS[3]  rq:results:<id>             stream; RQ's results
 -- KEYS[4]  rq:job:<id>:dependents      set; ids of jobs that wait for this one
 -- KEYS[5]  rq:job::<id>:dependencies   set; ids of jobs that this one waited for
--- KEYS[6]  deltabus:{task}:log         stream; the task's events
--- KEYS[7]  deltabus:{task}:cancel      string; stored intent to cancel
 --
 -- ARGV[1]  id of the job
 -- ARGV[2]  prefix of RQ's groups (rq:group:), sets of job ids
