@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,39 @@ def test_a_url_that_an_option_gives_is_on_no_command_line_of_a_process(redis_url
         worker.wait_for("worker started", 2)
         for pid in pids(worker, 2):
             assert b"redis://" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _as_pid_1() -> list[str]:
+    """Words before a command that make it the first process of a container, or a skip."""
+    words = ["unshare", "--pid", "--fork", "--kill-child"]
+    try:
+        subprocess.run([*words, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no namespaces may be made here")
+    return words
+
+
+@pytest.mark.parametrize("options", [(), ("--processes", "2")])
+def test_as_first_process_of_a_container_it_stops_as_told(redis_url: str, options: tuple[str, ...]) -> None:
+    with Background([*_as_pid_1(), *DELTABUS, "worker", *options], environ=environ(redis_url)) as worker:
+        worker.wait_for("worker started", max(len(options), 1))
+        os.kill(_first_child(worker.process.pid), signal.SIGTERM)
+        assert worker.end() == exits.DONE
+
+
+def test_as_first_process_of_a_container_it_can_be_stopped_before_it_works(tmp_path: Path) -> None:
+    # It waits for its configuration, which nobody writes.
+    os.mkfifo(tmp_path / "deltabus.toml")
+    words = [*_as_pid_1(), *DELTABUS, "--config", str(tmp_path / "deltabus.toml"), "worker"]
+    with Background(words, environ=environ("redis://localhost:1")) as worker:
+        descriptor = os.open(tmp_path / "deltabus.toml", os.O_WRONLY)  # until it reads
+        os.kill(_first_child(worker.process.pid), signal.SIGTERM)
+        assert worker.end() == 128 + signal.SIGTERM
+        os.close(descriptor)
+
+
+def _first_child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 def _runs(pid: int) -> bool:

@@ -45,6 +45,7 @@ from deltabus.instruments import Instruments
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, JSONSerializer
 from deltabus.outage import Outage
 from deltabus.queues import BusQueue
+from deltabus.servicemanager import ServiceManager
 from deltabus.settings import Settings, load
 from deltabus.shift import Shift
 from deltabus.tasklog import TaskLog
@@ -108,6 +109,8 @@ class AsyncWorker(BaseWorker):
         self.log_result_lifespan = False
         self._settings = settings
         self._instruments = Instruments(board)
+        #: Who is told that this works and lives; nobody, unless the command line says whom.
+        self.manager = ServiceManager({})
         self._outage = Outage(address(self.connection))
         self._shift: tuple[asyncio.AbstractEventLoop, Shift] | None = None
         #: Jobs that the last shift could not hand back.
@@ -240,7 +243,10 @@ class AsyncWorker(BaseWorker):
             concurrency=self.settings.concurrency,
         )
         try:
-            with self._instruments.looked_after(self.settings, self.connection, queues):
+            with (
+                self.manager.on_duty(f"works on {', '.join(queues)}"),
+                self._instruments.looked_after(self.settings, self.connection, queues),
+            ):
                 return await shift.run()
         finally:
             task_log.sum_up()

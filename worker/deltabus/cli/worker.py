@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -72,6 +73,10 @@ def worker(
     board: int | None,
     supervised: bool,
 ) -> int:
+    if os.getpid() == 1:
+        # To the first process of a container, the kernel gives no signal that it does not handle; so until the worker
+        # or the supervisor does, SIGTERM ends the start.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # A supervisor talks to no provider; each of its processes looks secrets up for itself, when it starts.
     settings = session.worker_settings if processes == 1 else session.settings
     options: dict[str, Any] = {
@@ -118,13 +123,16 @@ def _work(
 ) -> int:
     from deltabus.board import Board
     from deltabus.discovery import blocking
+    from deltabus.servicemanager import ServiceManager
     from deltabus.worker import AsyncWorker
 
     connect(settings).close()
     with blocking(settings.redis_url) as connection:
         shared = None if board is None else Board(board)
         worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings, board=shared)
-        if supervised:
+        if not supervised:
+            worker.manager = ServiceManager(os.environ)
+        else:
             worker.signal_echo = 0.0  # each signal comes from the supervisor, once
         # RQ takes no name twice, and raises a bare ValueError. One that was killed is waited for to be dead.
         worker.bury_namesake()
@@ -141,6 +149,7 @@ def _supervise(
     session: Session, settings: Settings, processes: int, *, burst: bool, name: str | None, max_jobs: int | None
 ) -> int:
     from deltabus.roster import Roster
+    from deltabus.servicemanager import ServiceManager
     from deltabus.supervisor import Supervisor
 
     options = ["--burst"] if burst else []
@@ -157,6 +166,9 @@ def _supervise(
 
             stack.callback(connection.close)
             stack.enter_context(serve(roster, settings, connection, settings.queues))
+        # Started is all that it says: a process that dies is replaced, and /readyz tells how all of them are.
+        manager = ServiceManager({**os.environ, "WATCHDOG_USEC": ""})
+        manager.tell(f"READY=1\nSTATUS=supervises {processes} processes")
         return Supervisor(
             words, processes, environ=environ, burst=burst, drain_timeout=settings.drain_timeout, roster=roster
         ).run()
