@@ -9,10 +9,10 @@ from faults import FAST, Scene, attempts
 from processes import DELTABUS, Background, environ
 from redis.asyncio import Redis
 
+from deltabus import keys
 from deltabus.cli import exits
 from deltabus.events import Completed, Started
 from deltabus.jobs import OPEN_FIELD
-from deltabus.keys import WORKERS
 from deltabus.log import Log
 from deltabus.settings import Settings
 
@@ -42,7 +42,7 @@ def test_a_worker_of_the_same_name_takes_up_the_work_of_the_one_that_was_killed(
 def test_a_frozen_worker_keeps_its_name(scene: Scene) -> None:
     with scene.worker("--name", "pod-0") as frozen:
         frozen.process.send_signal(signal.SIGSTOP)
-        scene.until(lambda: (scene.redis.zscore(WORKERS, "pod-0") or 0) < scene.redis.time()[0])
+        scene.until(lambda: (scene.redis.zscore(keys.workers("rq"), "pod-0") or 0) < scene.redis.time()[0])
         with Background((*DELTABUS, "worker", "--name", "pod-0"), environ=environ(scene.url, **FAST)) as second:
             assert second.end() == exits.USAGE
 
