@@ -6,6 +6,7 @@ import time
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.dev import ConsoleRenderer
 from structlog.testing import capture_logs
 
 from deltabus.board import Board
@@ -116,4 +117,5 @@ def test_a_loop_that_stands_still_is_told_with_where_it_stands(post):
     assert found is Trouble.LOOP_BLOCKED
     assert post.stalls() == {"loop_blocked": 1.0, "not_taking": 0.0}
     (line,) = lines
-    assert any("test_lookout.py" in place for place in line["stack"])
+    assert any("test_lookout.py" in place for place in line["frames"])
+    assert "test_lookout.py" in ConsoleRenderer(colors=False)(None, "error", line)  # to which some names mean something

@@ -49,6 +49,7 @@ def count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "entry_points.txt").write_text("[deltabus.tasks]\ncount = counting:count\n")
     (tmp_path / "counting.py").write_text(COUNT)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "counting", raising=False)
     return tmp_path
 
 

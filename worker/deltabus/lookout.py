@@ -120,7 +120,7 @@ class Lookout:
                 "the worker is stuck: its event loop does not run",
                 reason=trouble.name.lower(),
                 seconds=round(self._lease, 1),
-                stack=self._stack(),
+                frames=self._frames(),
             )
         else:
             log.error(
@@ -130,7 +130,7 @@ class Lookout:
                 queues=list(self._queues),
             )
 
-    def _stack(self) -> list[str]:
+    def _frames(self) -> list[str]:
         """Where the loop's thread stands: files and lines, no values."""
         frame = sys._current_frames().get(self._watched)  # noqa: SLF001 # the documented way
         return [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]

@@ -14,12 +14,14 @@ The echo provider answers, unless the settings name another.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import redis
 from redis.asyncio import Redis
 from rq.defaults import RQ_KEY_PREFIX
 from rq.intermediate_queue import IntermediateQueue
@@ -28,6 +30,7 @@ from deltabus import keys
 from deltabus.blocking import Bus
 from deltabus.bus import AsyncBus
 from deltabus.errors import ConfigError
+from deltabus.instruments import Instruments
 from deltabus.settings import Settings, load
 from deltabus.testing.crash import Crash
 from deltabus.worker import AsyncWorker
@@ -144,6 +147,14 @@ def _hire(worker: _Worker) -> threading.Thread:
     return threading.Thread(target=work, name="deltabus memory worker", daemon=True)
 
 
+class _Unwatched(Instruments):
+    """Those of a worker whose loop may stand still: in a debugger, or because it is dead."""
+
+    @contextlib.contextmanager
+    def looked_after(self, settings: Settings, connection: redis.Redis, queues: Sequence[str]) -> Iterator[None]:
+        yield
+
+
 class _Worker(AsyncWorker):
     """An AsyncWorker on a fake server, in a thread, that leaves the program's logging alone.
 
@@ -170,6 +181,7 @@ class _Worker(AsyncWorker):
         if crash is not None:
             crash.befall(connection)
         super().__init__(settings.queues, name, connection=connection, settings=replace(settings, drain_timeout=0.0))
+        self._instruments = _Unwatched(None)
 
     def open_redis(self) -> Redis:
         self.began.set()
