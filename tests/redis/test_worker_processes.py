@@ -154,3 +154,9 @@ def test_a_worker_reaches_redis_as_its_producer_does(site, kind):
             job = queue.enqueue("deltabus.tasks.chat", site.request("hello"))
             AsyncWorker([queue], connection=connection).work(burst=True)
             assert job.return_value()["choices"][0]["message"]["content"] == "hello"
+
+
+def test_rqs_lines_keep_to_the_level_of_ours(site, capsys):
+    for level, said in {"error": False, "info": True}.items():
+        AsyncWorker(["chat"], connection=site.redis, settings=site.settings(log_level=level)).work(burst=True)
+        assert ("cleaning registries" in capsys.readouterr().err) is said

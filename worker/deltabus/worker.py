@@ -192,9 +192,11 @@ class AsyncWorker(BaseWorker):
                 return
 
     def _configure_logs(self, level: str | None) -> None:
-        """RQ's lines come out in the form of ours, once."""
+        """RQ's lines come out in the form of ours, once, and from the same level on: RQ has set another by now."""
         for name in ("rq.worker", "rq.job"):
-            logging.getLogger(name).handlers.clear()
+            logger = logging.getLogger(name)
+            logger.handlers.clear()
+            logger.setLevel(logging.NOTSET)
         logs.configure(self.settings if level is None else replace(self.settings, log_level=level.lower()))
 
     def _begin(self) -> None:
