@@ -117,7 +117,7 @@ class Settings:
     job_timeout: int = 3600
     #: A worker that has not renewed its lease for this long is taken for dead.
     lease: float = 10.0
-    #: How often leases are renewed and RQ's heartbeats sent.
+    #: How often leases are renewed and RQ's heartbeats sent. (A worker on which nothing runs sends them once a lease.)
     heartbeat_interval: float = 3.0
     #: How often a job may lose its worker before it is failed as `worker_lost`.
     max_deliveries: int = 5

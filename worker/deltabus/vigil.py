@@ -137,12 +137,16 @@ class Vigil:
         return True
 
     async def _beat(self) -> None:
+        """While nothing runs, once a lease is enough to see that Redis has lost this worker, or given its name away."""
+        due = time.monotonic()
         while True:
-            try:
-                await self._beat_once()
-                self._outage.is_over_for("heartbeat")
-            except (RedisError, OSError) as exc:
-                self._outage.meets("heartbeat", exc)
+            if self._slots or time.monotonic() >= due:
+                try:
+                    await self._beat_once()
+                    self._outage.is_over_for("heartbeat")
+                    due = time.monotonic() + self._worker.settings.lease
+                except (RedisError, OSError) as exc:
+                    self._outage.meets("heartbeat", exc)
             await asyncio.sleep(self._worker.settings.heartbeat_interval)
 
     async def _beat_once(self) -> None:
