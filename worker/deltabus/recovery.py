@@ -29,8 +29,9 @@ from rq.registry import ReadyJobRegistry, ScheduledJobRegistry
 from rq.utils import utcformat
 from rq.worker_registration import REDIS_WORKER_KEYS
 
-from deltabus import keys, telemetry
-from deltabus.scripts import PUT_BACK, REAP, RELEASE
+from deltabus import events, keys, telemetry
+from deltabus.events import Cancelled
+from deltabus.scripts import DELETED, PUT_BACK, REAP, RELEASE
 
 log = structlog.get_logger("deltabus.recovery")
 
@@ -54,6 +55,7 @@ class Recovery:
         self._lease = lease
         self._result_ttl = result_ttl
         self._put_back = redis.register_script(PUT_BACK.source)
+        self._deleted = redis.register_script(DELETED.source)
         #: Since when this worker has held its lease without a break, by its monotonic clock.
         self._held_since = time.monotonic()
         self._executions_key = WORKER_EXECUTIONS_KEY_TEMPLATE.format(worker)
@@ -78,7 +80,10 @@ class Recovery:
         more, waits = True, [math.inf]
         while more:
             lease, *looks = await self._look_round(await self._unclaimed(running), born=born)
-            more, *waits = self._report_the_dead(_checked(lease))
+            *reaped, deleted = _checked(lease)
+            more, *waits = self._report_the_dead(reaped)
+            for task in deleted:
+                await self._end_deleted(task.decode(errors="replace"))
             for (name, key), stuck, released in zip(self._queues.items(), looks[::2], looks[1::2], strict=True):
                 try:
                     waits.append(await self._put_back_the_stuck(key, _checked(stuck)))
@@ -104,7 +109,7 @@ class Recovery:
         settled = time.monotonic() - self._held_since > self._lease
         now = utcformat(datetime.now(UTC))
         pipeline = self._redis.pipeline(transaction=False)
-        lease = (self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born), int(settled), self._result_ttl)
+        lease = (self._worker, self._lease, RQ_KEY_PREFIX, BATCH, int(born), int(settled))
         pipeline.evalsha(REAP.sha.decode(), 2, keys.workers(RQ_KEY_PREFIX), REDIS_WORKER_KEYS, *lease, *unclaimed)
         for name, key in self._queues.items():
             pipeline.lrange(_intermediate(key), 0, BATCH - 1)
@@ -128,6 +133,18 @@ class Recovery:
         for name in buried:
             log.warning("a worker's lease ran out", lost=name.decode(errors="replace"))
         return bool(more), _seconds(wait)
+
+    async def _end_deleted(self, task: str) -> None:
+        """End the log of a task whose job is gone. A step of its own, as the log may be on another node.
+
+        Should this worker die before it, its reconciler, or another's, does it.
+        """
+        if keys.TASK_ID.fullmatch(task):
+            event = Cancelled(task=task, id=keys.SEAL, at=time.time(), reason="the job was deleted")
+            await self._deleted(
+                keys=[keys.log(task), keys.cancel(task)],
+                args=[events.encode(event), keys.events(task), self._result_ttl],
+            )
 
     async def _unclaimed(self, running: Collection[str]) -> list[bytes]:
         """What Redis says this worker runs, at two looks a lease apart, and it does not."""

@@ -8,8 +8,7 @@
 -- ARGV[4]  how many jobs to requeue at the most
 -- ARGV[5]  "1": this worker has just been born, and what its name still runs is from an earlier life
 -- ARGV[6]  "1": look for other workers' leases too
--- ARGV[7]  seconds that the log of a deleted job lives after its end; "-1": for ever
--- ARGV[8..] members of this worker's own executions, as <job>:<execution>, which it does not run
+-- ARGV[7..] members of this worker's own executions, as <job>:<execution>, which it does not run
 --
 -- The keys of a dead worker and its jobs follow from what is found; all are RQ's:
 --   <rq>:worker:<name>                hash
@@ -20,13 +19,10 @@
 --   <rq>:job:<job>                    hash; `deltabus_lost` counts how often the job lost its worker
 --   <rq>:queue:<queue>                list
 --   <rq>:workers:<queue>              set of worker keys
--- A job that was deleted while it ran cannot run again, and nobody but this script knows that it was there. So its log
--- is sealed as `cancelled`: deltabus:{<job>}:log (stream) and deltabus:{<job>}:cancel (string).
 --
 -- Returns {whether this worker's lease was still good (0 or 1), requeued ids, names of the workers that are
--- done with, whether there is more to do (0 or 1), seconds until another worker's lease runs out ("": there is none)}.
-
-local SEAL = '9007199254740991-0'
+-- done with, whether there is more to do (0 or 1), seconds until another worker's lease runs out ("": there is none),
+-- ids of jobs that were deleted while they ran: they cannot run again, and only the caller knows that they were there}.
 
 local rq = ARGV[3]
 local time = redis.call('TIME')
@@ -36,23 +32,7 @@ local own = redis.call('ZSCORE', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[1], now + lease, ARGV[1])
 local good = own and tonumber(own) >= now
 
-local function end_deleted(job)
-  local prefix = 'deltabus:{' .. job .. '}'
-  local last = redis.pcall('XREVRANGE', prefix .. ':log', '+', '-', 'COUNT', 1)
-  if last.err or not last[1] or last[1][1] == SEAL then
-    return
-  end
-  local event = string.format('{"type":"cancelled","task":%s,"id":"%s","at":%.6f,"reason":"the job was deleted"}',
-    cjson.encode(job), SEAL, now)
-  redis.call('XADD', prefix .. ':log', SEAL, 'event', event)
-  if ARGV[7] == '-1' then
-    redis.call('PERSIST', prefix .. ':log')
-  else
-    redis.call('EXPIRE', prefix .. ':log', ARGV[7])
-  end
-  redis.call('DEL', prefix .. ':cancel')
-  redis.call('PUBLISH', prefix .. ':events', event)
-end
+local deleted = {}
 
 local function requeue(worker_executions, member)
   redis.call('SREM', worker_executions, member)
@@ -66,7 +46,7 @@ local function requeue(worker_executions, member)
   redis.pcall('ZREM', rq .. ':executions:' .. job, execution)
   local origin = redis.pcall('HGET', job_key, 'origin')
   if type(origin) ~= 'string' then
-    end_deleted(job)
+    deleted[#deleted + 1] = job
     return nil
   end
   if not ran then
@@ -95,7 +75,7 @@ end
 if ARGV[5] == '1' then
   requeue_all(rq .. ':worker:' .. ARGV[1] .. ':executions')
 end
-for i = 8, #ARGV do
+for i = 7, #ARGV do
   requeued[#requeued + 1] = requeue(rq .. ':worker:' .. ARGV[1] .. ':executions', ARGV[i])
 end
 local dead = ARGV[6] == '1' and good and redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now) or {}
@@ -123,4 +103,4 @@ for i = #first - 1, 1, -2 do
     wait = string.format('%.6f', tonumber(first[i + 1]) - now)
   end
 end
-return {good and 1 or 0, requeued, buried, room <= 0 and 1 or 0, wait}
+return {good and 1 or 0, requeued, buried, room <= 0 and 1 or 0, wait, deleted}
