@@ -10,12 +10,13 @@ from collections.abc import Iterator
 import pytest
 import redis
 from bench import bench, completed, delta
+from processes import DELTABUS, Background, environ
 
 from deltabus import Bus, events, keys
 from deltabus.dead import DeadLetters
 from deltabus.embedded import EmbeddedRedis
 from deltabus.errors import CancelRequested, ErrorInfo, TaskCancelled, TaskExists
-from deltabus.events import Failed
+from deltabus.events import Cancelled, Failed, Started
 from deltabus.scripts import FORGET, REOPEN
 from deltabus.settings import Settings
 
@@ -124,3 +125,32 @@ def test_what_has_begun_anew_is_neither_reopened_nor_forgotten(cluster_url, run)
             assert await b.messages("t1") == before
 
     run(main())
+
+
+def test_a_worker_runs_cancels_and_buries_without_touching_two_slots(cluster_url):
+    there = Settings(redis_url=cluster_url, rq_key_prefix=PREFIX)
+    quick = {"DELTABUS_LEASE": "1", "DELTABUS_HEARTBEAT_INTERVAL": "0.2", "DELTABUS_DRAIN_TIMEOUT": "0"}
+    with Bus(settings=there) as bus, redis.Redis.from_url(cluster_url) as client:
+        # A worker that died, and what it ran was deleted.
+        client.zadd(keys.workers(PREFIX), {"dead": 1})
+        client.sadd(f"{PREFIX}:worker:dead:executions", "gone:e1")
+        started = events.encode(Started(task="gone", id="1-0", at=1.0))
+        client.xadd(keys.log("gone"), {"event": started}, id="1-0")
+        client.config_resetstat()
+        environment = environ(cluster_url, RQ_KEY_PREFIX=PREFIX, **quick)
+        with Background([*DELTABUS, "worker", "chat"], environ=environment) as worker:
+            assert bus.chat(messages="hello", provider="echo").result()["object"] == "chat.completion"
+            endless = {"words": 100_000, "interval": 0.02}
+            running = bus.chat(messages="hello", provider="echo", echo=endless)
+            next(running.text())
+            assert running.cancel("enough") is True
+            with pytest.raises(TaskCancelled, match="enough"):
+                running.result()
+            *_, last = bus.task("gone").events()
+            assert isinstance(last, Cancelled)
+            worker.process.terminate()
+            assert worker.end() == 0, worker.said
+        assert not {name for name in client.info("errorstats") if "CROSSSLOT" in name}, worker.said
+        assert client.zcard(f"{PREFIX}:finished:chat") == 1
+        assert client.zcard(keys.workers(PREFIX)) == 0
+        assert client.keys("rq:*") == []
