@@ -11,6 +11,7 @@ What a block is, its info string says; what is behind the language is not shown 
     ```redis                         commands for the Redis in use; a backslash joins lines
     ```toml file=deltabus.toml       a file that the following blocks find
     ```json                          must be JSON
+    ```yaml                          must be YAML
     ```text                          what the block before it printed; … stands for anything
 
 A block of any other kind is an error: there are no examples that are only looked at.
@@ -32,6 +33,7 @@ from typing import NamedTuple, Self
 
 import pytest
 import redis
+import yaml
 from processes import PATIENCE, Background, environ
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,7 +127,7 @@ class Reader:
                 self._command(block, [sys.executable, "-c", self._here(block.text)])
             case "redis":
                 self._redis(block)
-            case "toml" | "json":
+            case "toml" | "json" | "yaml":
                 self._data(block)
             case "text":
                 self._compare(block)
@@ -173,9 +175,10 @@ class Reader:
         self.output = ""
 
     def _data(self, block: Block) -> None:
+        readers = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
         try:
-            json.loads(block.text) if block.language == "json" else tomllib.loads(block.text)
-        except ValueError as exc:
+            readers[block.language](block.text)
+        except (ValueError, yaml.YAMLError) as exc:
             pytest.fail(f"{block}: not {block.language}: {exc}")
         if name := block.options.get("file"):
             (self.folder / name).write_text(block.text, encoding="utf-8")
