@@ -33,7 +33,7 @@ Examples:
   deltabus worker
   deltabus worker urgent chat --concurrency 500
   deltabus worker --processes 4           four processes; what dies is restarted
-  deltabus worker --metrics-port 9100     /metrics, /healthz, /livez and /readyz on this machine
+  deltabus worker --metrics-port 9464     /metrics, /healthz, /livez and /readyz on this machine
   deltabus worker --burst                 until the queues are empty
 
 The same worker under RQ's own command line:
