@@ -220,15 +220,15 @@ class Bus:
     delete_blob = _twin(lambda: _waits(_async_bus().delete_blob))
 
     upload = _twin(lambda: _sends(_async_bus().upload))
-    files = _twin(lambda: _sends(_async_bus().files))
-    file = _twin(lambda: _sends(_async_bus().file))
-    download = _twin(lambda: _sends(_async_bus().download))
-    delete_file = _twin(lambda: _sends(_async_bus().delete_file))
-    embeddings = _twin(lambda: _sends(_async_bus().embeddings))
-    models = _twin(lambda: _sends(_async_bus().models))
-    speech = _twin(lambda: _sends(_async_bus().speech))
+    files = _twin(lambda: _sends_at_once(_async_bus().files))
+    file = _twin(lambda: _sends_at_once(_async_bus().file))
+    download = _twin(lambda: _sends_at_once(_async_bus().download))
+    delete_file = _twin(lambda: _sends_at_once(_async_bus().delete_file))
+    embeddings = _twin(lambda: _sends_at_once(_async_bus().embeddings))
+    models = _twin(lambda: _sends_at_once(_async_bus().models))
+    speech = _twin(lambda: _sends_at_once(_async_bus().speech))
     transcription = _twin(lambda: _sends(_async_bus().transcription))
-    images = _twin(lambda: _sends(_async_bus().images))
+    images = _twin(lambda: _sends_at_once(_async_bus().images))
 
     def task(self, task_id: str, /) -> Task:
         """Any task, whoever enqueued it; see `AsyncBus.task`."""
