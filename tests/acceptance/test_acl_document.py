@@ -11,7 +11,7 @@ from pathlib import Path
 import redis
 from documents import ROOT, Block, Reader, blocks
 
-from deltabus import discovery
+from deltabus import clients
 from deltabus.embedded import EmbeddedRedis
 
 FOLDER = ROOT / "ops" / "acl"
@@ -40,7 +40,7 @@ def test_every_command_makes_what_it_says(tmp_path: Path, redis_url: str) -> Non
         }
         where = server.url.partition("://")[2]
         url = f"redis://deltabus-globex-producer:globex-producer-secret@{where}"
-        with contextlib.closing(discovery.blocking(url)) as client:
+        with contextlib.closing(clients.blocking(url)) as client:
             assert client.rpush("rq:queue:globex", "globex-1") == 1
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from processes import DELTABUS, PATIENCE, Background, environ
 
-from deltabus import Bus, Task, discovery, keys
+from deltabus import Bus, Task, clients, keys
 from deltabus.embedded import EmbeddedRedis
 from deltabus.events import AnyEvent, Completed, Delta, Started
 from deltabus.testing import ScriptedServer, check_events
@@ -29,7 +29,7 @@ class Scene:
         self.server = server
         #: By which everybody reaches the server; another one leads there by some way round.
         self.url = url or server.url
-        self.redis = discovery.blocking(self.url, socket_timeout=PATIENCE)
+        self.redis = clients.blocking(self.url, socket_timeout=PATIENCE)
         self.bus = Bus(self.url)
         self._ends = socket.socketpair()
         self._silence = self._ends[0]

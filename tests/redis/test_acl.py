@@ -19,7 +19,7 @@ from processes import DELTABUS, PATIENCE, Background, environ
 from redis.exceptions import NoPermissionError
 from rq import Queue
 
-from deltabus import Bus, Cancelled, Completed, Failed, TaskFailed, discovery
+from deltabus import Bus, Cancelled, Completed, Failed, TaskFailed, clients
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis, find_server
 from deltabus.errors import BusError
@@ -44,7 +44,7 @@ class Fort:
 
     @contextlib.contextmanager
     def client(self, user: str) -> Iterator[redis.Redis]:
-        with contextlib.closing(discovery.blocking(self.url(user))) as client:
+        with contextlib.closing(clients.blocking(self.url(user))) as client:
             yield client
 
     def bus(self, user: str, tenant: str = "acme") -> Bus:

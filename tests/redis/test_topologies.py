@@ -13,7 +13,7 @@ import redis
 from certificates import Authority
 from processes import DELTABUS, Background, environ
 
-from deltabus import Bus, discovery, embedded
+from deltabus import Bus, clients, embedded
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis
 from deltabus.errors import BusUnavailable
@@ -87,7 +87,7 @@ def test_a_task_goes_from_a_producer_through_a_worker_to_a_subscriber(url: str) 
     with (
         Background([*DELTABUS, "worker", "chat"], environ=environ(url)) as worker,
         Bus(url) as bus,
-        discovery.blocking(url) as client,
+        clients.blocking(url) as client,
     ):
         worker.wait_for("worker started")
         task = bus.chat({"echo": {"words": 20, "interval": 0.01}}, messages="hello")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deltabus import discovery
+from deltabus import clients
 from deltabus.errors import ConfigError
 from deltabus.redisurl import RedisURL
 from deltabus.settings import Settings
@@ -60,7 +60,7 @@ def test_a_url_that_cannot_be_used_is_refused_with_one_that_could(url, problem):
     assert problem in str(caught.value)
 
 
-@pytest.mark.parametrize("make", [discovery.blocking, discovery.asynchronous])
+@pytest.mark.parametrize("make", [clients.blocking, clients.asynchronous])
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
@@ -83,7 +83,7 @@ def test_an_option_that_means_nothing_is_told_before_anything_is_connected(make,
 def test_sentinels_get_their_own_password_and_the_certificates_of_all(tmp_path):
     (tmp_path / "ca.pem").write_text("")
     url = f"rediss+sentinel://ann:secret@a:1,b/s/2?ssl_ca_certs={tmp_path}/ca.pem&sentinel_username=watch"
-    kwargs = discovery.options(url)
+    kwargs = clients.options(url)
     sentinels = kwargs.pop("whereabouts")
     assert sentinels.options == {"ssl_ca_certs": f"{tmp_path}/ca.pem", "username": "watch"}
     assert kwargs["username"] == "ann"

@@ -169,8 +169,9 @@ class Writer:
         self._ttl = ttl
         self._buffer = bytearray()
         self._chunks = 0
-        # Nobody sees half a blob under an id that somebody may know.
-        self._written = prefix + uuid.uuid4().hex
+        # Nobody sees half a blob under an id that somebody may know. On a Cluster, it is given the id where it lies: so
+        # that id's key is the hash tag of what it lies under until then.
+        self._written = prefix + uuid.uuid4().hex if blob_id is None else f"{{{keys.blob(blob_id)}}}:{uuid.uuid4().hex}"
         self.id = blob_id or self._written
 
     async def write(self, piece: bytes | bytearray | memoryview) -> None:

@@ -23,6 +23,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     ClusterDownError,
     MasterDownError,
     NoScriptError,
@@ -58,9 +59,14 @@ BACKOFF: Final = (0.02, 1.0)
 
 #: Error replies that say "not now" rather than "no". redis-py turns some prefixes into classes; in the others, and
 #: where a script passes an error on, the prefix is in the text.
-_NOT_NOW: Final = (NoScriptError, ReadOnlyError, OutOfMemoryError, TryAgainError, ClusterDownError, MasterDownError)
+_NOT_NOW: Final = (
+    *(NoScriptError, ReadOnlyError, OutOfMemoryError),
+    # Of a Cluster: the slot has moved, or is on its way; or it lacks nodes. AskError is MovedError's base.
+    *(AskError, TryAgainError, ClusterDownError, MasterDownError),
+)
 _NOT_NOW_TEXT: Final = re.compile(
-    r"\b(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|UNKILLABLE)\b"
+    r"\b(OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|UNKILLABLE)\b|"
+    r"a non local key in a cluster node"
 )
 
 

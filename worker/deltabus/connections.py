@@ -12,15 +12,9 @@ from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 from rq.connections import get_connection_kwargs
 
+from deltabus import clients
 from deltabus.commit import resettable
-from deltabus.discovery import (
-    AsyncConnection,
-    AsyncFindingConnection,
-    AsyncFindingSSLConnection,
-    AsyncSSLConnection,
-    AsyncUnixConnection,
-    Sentinels,
-)
+from deltabus.discovery import Sentinels
 
 #: What a blocking client's pool may hold that means nothing to, or is of another kind in, an asyncio one.
 _NOT_PORTABLE: Final = ("retry", "retry_on_error", "parser_class", "socket_timeout", "decode_responses", "encoding")
@@ -56,14 +50,11 @@ def asynchronous(connection: redis.Redis, **overrides: Any) -> redis.asyncio.Red
     pool = connection.connection_pool
     tls = issubclass(pool.connection_class, SSLConnection)
     kwargs = {key: value for key, value in get_connection_kwargs(connection).items() if key not in _NOT_PORTABLE}
-    kind: Any = AsyncSSLConnection if tls else AsyncConnection
     if isinstance(pool, SentinelConnectionPool):
         kwargs = {key: value for key, value in kwargs.items() if key not in _OF_SENTINEL_POOLS}
         kwargs["whereabouts"] = _sentinels(pool)
-    if "whereabouts" in kwargs:
-        kind = AsyncFindingSSLConnection if tls else AsyncFindingConnection
-    elif issubclass(pool.connection_class, UnixDomainSocketConnection):
-        kind = AsyncUnixConnection
+    unix = issubclass(pool.connection_class, UnixDomainSocketConnection)
+    kind = clients.kind(kwargs.get("whereabouts"), tls=tls, unix=unix)
     options = {"connection_class": resettable(kind), "socket_timeout": ANSWER_TIMEOUT, **kwargs, **overrides}
     return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))
 
@@ -74,4 +65,5 @@ def _sentinels(pool: SentinelConnectionPool) -> Sentinels:
     nodes = tuple((each.connection_kwargs["host"], each.connection_kwargs["port"]) for each in pools)
     used = pools[0].connection_kwargs
     options = {name: used[name] for name in used if name in {"username", "password"} or name.startswith("ssl_")}
-    return Sentinels(pool.service_name, nodes, options, tls=issubclass(pools[0].connection_class, SSLConnection))
+    tls = issubclass(pools[0].connection_class, SSLConnection)
+    return Sentinels(nodes, options, tls, pool.service_name)

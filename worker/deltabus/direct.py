@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from deltabus import discovery
+from deltabus import clients
 from deltabus.bus import AsyncBus
 from deltabus.commit import is_not_now
 from deltabus.portal import portal
@@ -35,13 +35,14 @@ class DirectLine:
 
     Args:
         url: of Redis.
+        home: prefix of RQ's keys.
         patience: seconds for which Redis may be away.
     """
 
-    def __init__(self, url: str, *, patience: float) -> None:
+    def __init__(self, url: str, *, home: str, patience: float) -> None:
         timeout = min(TIMEOUT, patience * PART)
         options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
-        pool = discovery.blocking(url).connection_pool
+        pool = clients.blocking(url, home=home).connection_pool
         self._connection = pool.connection_class(**{**pool.connection_kwargs, **options, "protocol": 2})
         self._in_use = threading.Lock()
 
@@ -100,7 +101,8 @@ class DirectBus(AsyncBus):
         super().__init__(*args, **kwargs)
         # A client may find its server in ways that are its own.
         known = self._client is None
-        self._line = DirectLine(self._settings.redis_url, patience=self._settings.redis_timeout) if known else None
+        url, home, patience = self._settings.redis_url, self._settings.rq_key_prefix, self._settings.redis_timeout
+        self._line = DirectLine(url, home=home, patience=patience) if known else None
 
     async def aclose(self) -> None:
         if self._line is not None:

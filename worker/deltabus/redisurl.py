@@ -1,13 +1,16 @@
-"""What a Redis URL says: one server, or the Sentinels that know which one it is.
+"""What a Redis URL says: one server, the Sentinels that know which one it is, or nodes of a Cluster.
 
     redis://[user:password@]host[:port][/database][?option=value&…]         rediss:// with TLS
     unix://[user:password@]/path[?db=database&…]
     redis+sentinel://[user:password@]host[:port][,host[:port]…]/service[/database][?option=value&…]
                                                                            rediss+sentinel:// with TLS
+    redis+cluster://[user:password@]host[:port][,host[:port]…][?option=value&…]
+                                                                           rediss+cluster:// with TLS
 
-The first two, and all options, are redis-py's. It has no URL for Sentinels; the third is what others have agreed on
-(redis-sentinel-url, RedisVL, Prefect, langchain). User and password are those of the servers; those of the Sentinels
-are the options `sentinel_username` and `sentinel_password`. Options `ssl_…` hold for both.
+The first two, and all options, are redis-py's. It has no URL for the others; that of Sentinels is what others have
+agreed on (redis-sentinel-url, RedisVL, Prefect, langchain), that of a Cluster is made after it. User and password are
+those of the servers; those of the Sentinels are the options `sentinel_username` and `sentinel_password`. Options
+`ssl_…` hold for both.
 """
 
 from __future__ import annotations
@@ -26,8 +29,11 @@ EXAMPLE: Final = "redis://localhost:6379/0"
 _SERVERS: Final = ("redis", "rediss", "unix")
 _SENTINELS: Final = ("redis+sentinel", "rediss+sentinel")
 
-#: Port of Sentinels where a URL has none.
+_CLUSTERS: Final = ("redis+cluster", "rediss+cluster")
+
+#: Ports of Sentinels and of nodes where a URL has none.
 SENTINEL_PORT: Final = 26379
+SERVER_PORT: Final = 6379
 
 #: Options that are for the connections to Sentinels, and what those call them.
 _SENTINEL_OPTIONS: Final = {"sentinel_username": "username", "sentinel_password": "password"}
@@ -44,7 +50,7 @@ class RedisURL:
     where: str
     #: `user:password@` as it stands there, perhaps empty.
     login: str
-    #: Sentinels; empty where the URL names the server itself.
+    #: Sentinels, or nodes of a Cluster; empty where the URL names the server itself.
     nodes: tuple[Node, ...]
     #: By which the Sentinels know the server; empty where there are none.
     service: str
@@ -66,8 +72,8 @@ class RedisURL:
         """
         scheme, _, rest = url.partition("://")
         scheme = scheme.lower()
-        if scheme in _SENTINELS:
-            return cls._of_sentinels(scheme, rest)
+        if scheme in _SENTINELS or scheme in _CLUSTERS:
+            return cls._of_several(scheme, rest)
         try:
             parts = urlsplit(url)
             known = parts.scheme in _SERVERS
@@ -75,7 +81,9 @@ class RedisURL:
         except ValueError:
             known = False
         if not known:
-            raise ValueError(f"must be a URL such as {EXAMPLE} (or rediss://, unix://, redis+sentinel://)")
+            raise ValueError(
+                f"must be a URL such as {EXAMPLE} (or rediss://, unix://, redis+sentinel://, redis+cluster://)"
+            )
         login, at, where = parts.netloc.rpartition("@")
         return cls(
             scheme=parts.scheme,
@@ -90,18 +98,25 @@ class RedisURL:
         )
 
     @classmethod
-    def _of_sentinels(cls, scheme: str, rest: str) -> Self:
+    def _of_several(cls, scheme: str, rest: str) -> Self:
         # Not urlsplit, which takes a list of hosts for a bad port or a bad IPv6 address.
         rest, _, query = rest.partition("#")[0].partition("?")
         where, _, path = rest.partition("/")
         login, at, hosts = where.rpartition("@")
-        service, _, database = path.partition("/")
-        example = f"{scheme}://host:{SENTINEL_PORT},host:{SENTINEL_PORT}/service/0"
-        nodes = tuple(_node(host, example) for host in hosts.split(","))
-        if not service:
-            raise ValueError(f"must name the service that the Sentinels know: {example}")
-        if database and not database.isdecimal():
-            raise ValueError(f"must have the number of a database, or nothing, behind the service: {example}")
+        if scheme in _CLUSTERS:
+            example = f"{scheme}://host:{SERVER_PORT},host:{SERVER_PORT}"
+            service, database = "", path
+            if path not in {"", "0"}:
+                raise ValueError(f"must name no database, as a Cluster has only one: {example}")
+        else:
+            example = f"{scheme}://host:{SENTINEL_PORT},host:{SENTINEL_PORT}/service/0"
+            service, _, database = path.partition("/")
+            if not service:
+                raise ValueError(f"must name the service that the Sentinels know: {example}")
+            if database and not database.isdecimal():
+                raise ValueError(f"must have the number of a database, or nothing, behind the service: {example}")
+        port = SERVER_PORT if scheme in _CLUSTERS else SENTINEL_PORT
+        nodes = tuple(_node(host, port, example) for host in hosts.split(","))
         options = parse_qsl(query)
         return cls(
             scheme=scheme,
@@ -121,6 +136,11 @@ class RedisURL:
     def tls(self) -> bool:
         """Whether connections are encrypted."""
         return self.scheme.startswith("rediss")
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the nodes are those of a Cluster."""
+        return self.scheme in _CLUSTERS
 
     @property
     def password(self) -> str:
@@ -150,9 +170,9 @@ class RedisURL:
         return f"{'rediss' if self.tls else 'redis'}://{self.login}{host}:{port}{self.path}{query}"
 
 
-def _node(text: str, example: str) -> Node:
+def _node(text: str, usual_port: int, example: str) -> Node:
     match = _NODE.fullmatch(text.strip())
-    port = int(match["port"] or SENTINEL_PORT) if match else 0
+    port = int(match["port"] or usual_port) if match else 0
     if match is None or not 0 < port < 1 << 16:
         raise ValueError(f"must list hosts, each perhaps with a port: {example}")
     return match["host"].strip("[]"), port

@@ -11,23 +11,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltabus.discovery import Sentinels, options
+from deltabus.clients import options
+from deltabus.discovery import Sentinels
+from deltabus.redisurl import RedisURL
 from deltabus.settings import load
 
-_url = load().redis_url
-_options: dict[str, Any] = options(_url)
+_settings = load()
+_url = _settings.redis_url
+_options: dict[str, Any] = options(_url, _settings.rq_key_prefix)
+_guides = _options.pop("whereabouts", None)
 
-if isinstance(_sentinels := _options.pop("whereabouts", None), Sentinels):
-    _tls = {"ssl": True} if _sentinels.tls else {}
+if isinstance(_guides, Sentinels):
+    _tls = {"ssl": True} if _guides.tls else {}
     SENTINEL = {
-        "INSTANCES": list(_sentinels.nodes),
-        "MASTER_NAME": _sentinels.service,
+        "INSTANCES": list(_guides.nodes),
+        "MASTER_NAME": _guides.service,
         "DB": _options.pop("db", 0),
         "USERNAME": _options.pop("username", None),
         "PASSWORD": _options.pop("password", None),
-        "SSL": _sentinels.tls,
+        "SSL": _guides.tls,
         "CONNECTION_KWARGS": _options,
-        "SENTINEL_KWARGS": {**_sentinels.options, **_tls},
+        "SENTINEL_KWARGS": {**_guides.options, **_tls},
     }
+elif _guides is not None:
+    # RQ knows no Cluster. This is the node that owns its keys at present: right for a command, not for `rq worker`.
+    REDIS_URL = RedisURL.parse(_url).of(_guides.find(None))
 else:
     REDIS_URL = _url

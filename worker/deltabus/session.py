@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis.asyncio
 
-from deltabus import discovery
+from deltabus import clients
 from deltabus.blobs import Blobs
 from deltabus.commit import GroupCommit
 from deltabus.feed import Feed
@@ -23,7 +23,7 @@ class Session:
 
     def __init__(self, settings: Settings, client: redis.asyncio.Redis | None = None) -> None:
         if client is None:
-            client = discovery.asynchronous(settings.redis_url)
+            client = clients.asynchronous(settings.redis_url, home=settings.rq_key_prefix)
         self.settings = settings
         self.names = RQKeys(settings.rq_key_prefix)
         self.commit = GroupCommit(client, BUS, patience=settings.redis_timeout)

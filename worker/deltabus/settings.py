@@ -73,6 +73,9 @@ _MAY_BE_FOREVER: Final = frozenset({"result_ttl", "failure_ttl"})
 #: Leaves room for 32 digits in an id.
 _ID_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{0,64}")
 
+#: What Redis Cluster finds a key's slot by, where a key has it.
+_TAG: Final = re.compile(r"\{[^}]+\}")
+
 #: Scheme and bucket, and perhaps a folder.
 _STORAGE_ROOT: Final = re.compile(r"[a-z0-9]+://[^/\s]+(/\S*)?")
 
@@ -186,6 +189,12 @@ class Settings:
             raise ConfigError(
                 f"`heartbeat_interval` ({self.heartbeat_interval:g} s) must be below `lease` ({self.lease:g} s), best "
                 "a third of it: a worker that does not renew its lease before it runs out is taken for dead"
+            )
+
+        if RedisURL.parse(self.redis_url).is_cluster and not _TAG.search(self.rq_key_prefix):
+            raise ConfigError(
+                "`rq_key_prefix` must have a hash tag where `redis_url` is a Cluster, so that all of RQ's keys lie in "
+                "one slot: set RQ_KEY_PREFIX={rq} for every worker and producer, and for RQ's own commands"
             )
 
     @property

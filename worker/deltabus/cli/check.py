@@ -109,7 +109,7 @@ def _told(subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 #: How to mend what Redis is found to be.
 FIXES: Final = {
     "version": "install Redis 6.2 or newer, or Valkey",
-    "cluster": "use a single server, with replicas if you like: RQ does not work with a cluster",
+    "cluster": "name it as redis+cluster://host:port,host:port, with RQ_KEY_PREFIX={rq}: see ops/topologies.md",
     "replica": "name the primary in `redis_url`",
     "eviction": "redis-cli CONFIG SET maxmemory-policy noeviction",
     "persistence": "set `appendonly yes` where that matters",
@@ -132,7 +132,7 @@ def _server(redis: Redis, settings: Settings) -> Iterator[Finding]:
         yield Finding("server version", "ok", f"{name} {number}, at least {'.'.join(map(str, OLDEST_SERVER))}")
     else:
         yield Finding("server version", "error", f"{name} {number}", FIXES["version"])
-    if info.get("redis_mode") == "cluster":
+    if info.get("redis_mode") == "cluster" and not settings.redis_url.partition("://")[0].endswith("+cluster"):
         yield Finding("server mode", "error", "cluster", FIXES["cluster"])
     if info.get("role") == "slave":
         yield Finding("server role", "error", "a read-only replica", FIXES["replica"])

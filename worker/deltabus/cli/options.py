@@ -70,7 +70,7 @@ OPTIONS: tuple[click.Option, ...] = (
         metavar="URL",
         expose_value=False,
         callback=_redis,
-        help="Redis to use: redis://, rediss://, unix:// or redis+sentinel://.",
+        help="Redis to use: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://.",
     ),
     click.Option(
         ["--config"],

@@ -36,8 +36,8 @@ class QueueState:
         """Why a task on this queue would wait, and what to do; None if it would not."""
         if self.suspended:
             address = session.settings.redis_address
-            # RQ knows Sentinels only by a settings module.
-            where = "--config deltabus.rqsettings" if "+sentinel:" in address else f"--url {address}"
+            # RQ knows neither Sentinels nor Clusters by a URL.
+            where = "--config deltabus.rqsettings" if "+" in address else f"--url {address}"
             return f"work is suspended: resume it with `rq resume {where}`"
         if not self.workers:
             start = session.command("worker", self.name)

@@ -23,10 +23,11 @@ def connect(settings: Settings) -> Redis:
     from redis.exceptions import RedisError
     from redis.retry import Retry
 
-    from deltabus.discovery import blocking
+    from deltabus.clients import blocking
 
     client = blocking(
         settings.redis_url,
+        home=settings.rq_key_prefix,
         socket_connect_timeout=settings.redis_timeout,
         socket_timeout=settings.redis_timeout,
         retry=Retry(NoBackoff(), 0),

@@ -122,12 +122,12 @@ def _work(
     settings: Settings, *, burst: bool, name: str | None, max_jobs: int | None, board: int | None, supervised: bool
 ) -> int:
     from deltabus.board import Board
-    from deltabus.discovery import blocking
+    from deltabus.clients import blocking
     from deltabus.servicemanager import ServiceManager
     from deltabus.worker import AsyncWorker
 
     connect(settings).close()
-    with blocking(settings.redis_url) as connection:
+    with blocking(settings.redis_url, home=settings.rq_key_prefix) as connection:
         shared = None if board is None else Board(board)
         worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings, board=shared)
         if not supervised:

@@ -1,0 +1,182 @@
+"""A Cluster of three nodes: logs on all of them, RQ on one, and nothing lost while nodes and slots come and go."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from faults import FAST, attempts
+from processes import DELTABUS, PATIENCE, Background, environ
+
+from chaos.nodes import Nodes, ask, port
+from deltabus import Bus, Cancelled, Completed, Delta, Task, TaskFailed, clients, keys
+from deltabus.cli import exits
+from deltabus.embedded import EmbeddedRedis
+from deltabus.settings import Settings
+from deltabus.testing import check_events
+
+PREFIX = "{rq}"
+
+
+class Site:
+    """A bus on the Cluster."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.nodes = nodes
+        self.environ = environ(nodes.url, RQ_KEY_PREFIX=PREFIX, **FAST)
+        self.bus = Bus(settings=Settings(redis_url=nodes.url, rq_key_prefix=PREFIX, redis_timeout=PATIENCE))
+        self.redis = clients.blocking(nodes.url, home=PREFIX)
+
+    def close(self) -> None:
+        self.bus.close()
+        self.redis.close()
+
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[Background]:
+        with Background([*DELTABUS, "worker", "chat", "file"], environ=self.environ) as process:
+            process.wait_for("worker started")
+            yield process
+
+    def chat(self, count: int, **script: object) -> list[Task]:
+        return [self.bus.chat({"echo": script}, messages="hello") for _ in range(count)]
+
+    def streams(self, task: Task) -> None:
+        next(event for event in task.events() if isinstance(event, Delta))
+
+    def completes(self, task: Task, words: int) -> int:
+        """The task completes with so many words, and its log is in order; how many attempts it took."""
+        events = list(task.events())
+        check_events(events)
+        assert isinstance(events[-1], Completed), events[-1]
+        assert len(events[-1].result["choices"][0]["message"]["content"].split()) == words
+        return attempts(events)
+
+    def keys(self, server: EmbeddedRedis) -> list[bytes]:
+        with redis.Redis.from_url(server.url) as client:
+            return client.keys()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with Nodes(args=["--appendonly", "yes", "--appendfsync", "always"]) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def site(nodes: Nodes) -> Iterator[Site]:
+    for server in nodes.servers:
+        ask(server, "FLUSHALL")
+    site = Site(nodes)
+    yield site
+    site.close()
+
+
+def test_logs_lie_on_all_nodes_and_all_of_rq_on_one(site: Site) -> None:
+    with site.worker() as worker:
+        tasks = site.chat(30, words=10, interval=0.01)
+        for task in tasks:
+            assert site.completes(task, 10) == 1
+        blob = site.bus.blob(b"bytes")
+        assert b"".join(site.bus.read_blob(blob)) == b"bytes"
+        every = [site.keys(server) for server in site.nodes.servers]
+        assert all(any(key.endswith(b":log") for key in found) for found in every)
+        assert sorted(any(key.startswith(b"{rq}:") for key in found) for found in every) == [False, False, True]
+        assert "away" not in worker.said
+
+
+def test_tasks_are_cancelled_wherever_they_are(site: Site) -> None:
+    (waiting,) = site.chat(1)
+    assert waiting.cancel("no more")
+    assert isinstance(list(waiting.events())[-1], Cancelled)
+    with site.worker():
+        tasks = site.chat(5, words=3, stall_after=1)
+        for task in tasks:
+            site.streams(task)
+            assert task.cancel("enough")
+            assert isinstance(list(task.events())[-1], Cancelled)
+
+
+def test_what_a_killed_worker_ran_runs_elsewhere(site: Site) -> None:
+    with site.worker() as victim, site.worker():
+        tasks = site.chat(20, words=40, interval=0.05)
+        for task in tasks:
+            site.streams(task)
+        victim.process.kill()
+        assert max(site.completes(task, 40) for task in tasks) == 2
+
+
+def test_the_command_lines_work(site: Site, tmp_path: Path) -> None:
+    def run(*words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            words, env=site.environ, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    rq = (sys.executable, "-m", "rq.cli", "info", "--config", "deltabus.rqsettings")
+    with site.worker():
+        (task,) = site.chat(1, words=3, fail_after=1, error="invalid_request")
+        with pytest.raises(TaskFailed):
+            task.result(timeout=PATIENCE)
+        assert task.id in run(*DELTABUS, "dead", "list")
+        assert "1 requeued" in run(*DELTABUS, "dead", "requeue", task.id)
+        with pytest.raises(TaskFailed):
+            task.result(timeout=PATIENCE)
+        assert attempts(list(task.events())) == 2
+        assert "1 purged" in run(*DELTABUS, "dead", "purge", task.id)
+        assert not site.redis.exists(keys.log(task.id))
+        assert "1 workers" in run(*rq)
+        run(*DELTABUS, "check", code=exits.DONE)
+
+
+def test_streams_go_on_while_a_node_restarts(site: Site) -> None:
+    with site.worker():
+        tasks = site.chat(20, words=60, interval=0.05)
+        for task in tasks:
+            site.streams(task)
+        for server in site.nodes.servers:
+            server.kill()
+            server.start()
+            site.nodes.settle()
+        for task in tasks:
+            site.completes(task, 60)
+        (task,) = site.chat(1, words=3)
+        assert site.completes(task, 3) == 1
+
+
+def test_streams_go_on_while_slots_move(site: Site) -> None:
+    """Those of their logs, and that of all of RQ's keys."""
+    with site.worker():
+        tasks = site.chat(6, words=60, interval=0.05)
+        for task in tasks:
+            site.streams(task)
+        for key in (*(keys.log(task.id) for task in tasks[:3]), PREFIX):
+            move(site.nodes, key)
+        for task in tasks:
+            assert site.completes(task, 60) == 1
+        (task,) = site.chat(1, words=3)
+        assert site.completes(task, 3) == 1
+
+
+def move(nodes: Nodes, key: str) -> None:
+    """Move the slot of a key to the next node, as `redis-cli --cluster reshard` does it."""
+    slot = ask(nodes.servers[0], "CLUSTER", "KEYSLOT", key)
+    ids = [ask(server, "CLUSTER", "MYID") for server in nodes.servers]
+    owner = next(number for number, server in enumerate(nodes.servers) if _owns(server, slot))
+    target = (owner + 1) % len(ids)
+    ask(nodes.servers[target], "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[owner])
+    ask(nodes.servers[owner], "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+    while found := ask(nodes.servers[owner], "CLUSTER", "GETKEYSINSLOT", slot, 100):
+        ask(nodes.servers[owner], "MIGRATE", "127.0.0.1", port(nodes.servers[target]), "", 0, 5000, "KEYS", *found)
+    for number in (target, owner, *range(len(ids))):
+        ask(nodes.servers[number], "CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+
+
+def _owns(server: EmbeddedRedis, slot: int) -> bool:
+    mine = ask(server, "CLUSTER", "MYID")
+    return any(first <= slot <= last and owner[2] == mine for first, last, owner, *_ in ask(server, "CLUSTER", "SLOTS"))

@@ -1,0 +1,269 @@
+"""Redis Cluster: a connection that leads each command to the node which owns its key.
+
+RQ works on a Cluster only where all of its keys lie in one slot, the home slot: `RQ_KEY_PREFIX` sees to that, with a
+hash tag. The keys of a task have its id for a hash tag, so logs spread over all nodes.
+
+To its user, a `ClusterConnection` is a connection to the home slot's node. It has a line to every other node that it is
+led to, sends each command down the right one, and hands out the replies in the order in which they were asked for. What
+goes to one slot stays in order; nothing else is promised, and nothing else is relied upon. Where one line breaks,
+all of them are given up: whoever sends again, sends all of it again, which scripts recognise.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+from redis.crc import key_slot
+from redis.exceptions import ResponseError
+
+from deltabus.discovery import (
+    AsyncConnection,
+    AsyncFinding,
+    AsyncSSLConnection,
+    Finding,
+    Guides,
+    Leaving,
+    is_elsewhere,
+)
+from deltabus.redisurl import Node
+
+#: Bytes of a command in which its name and its first key are found, scripts by their hash.
+_HEAD: Final = 1024
+
+#: Commands without a key, which any node can answer: the home node does.
+_KEYLESS: Final = frozenset(
+    b"ACL AUTH CLIENT CLUSTER COMMAND CONFIG DISCARD ECHO EXEC HELLO INFO MULTI PING PSUBSCRIBE PUBLISH PUBSUB "
+    b"PUNSUBSCRIBE READONLY READWRITE RESET ROLE SCAN SELECT SUBSCRIBE TIME UNSUBSCRIBE UNWATCH WAIT".split()
+)
+
+
+def slot_of(packed: bytes) -> int | None:
+    """The slot of a command, as it goes over the wire; None: it has no key."""
+    words = packed[:_HEAD].split(b"\r\n")
+    name = words[2].upper()
+    if name in {b"EVALSHA", b"EVAL"}:
+        # The name, the script, how many keys, the first of them: each behind its length.
+        return key_slot(words[8]) if words[6] != b"0" else None
+    if name in _KEYLESS or len(words) < 6:
+        return None
+    return key_slot(words[4])
+
+
+@dataclass
+class Cluster(Guides):
+    """Nodes of a Cluster, who know who owns which slot.
+
+    Args:
+        home: prefix of RQ's keys, with a hash tag.
+    """
+
+    home: str = ""
+    _starts: list[int] = field(default_factory=list)
+    _owners: list[tuple[int, Node]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.home_slot = key_slot(self.home.encode())
+
+    def __str__(self) -> str:
+        return f"Cluster {', '.join(f'{host}:{port}' for host, port in self.nodes)}"
+
+    @property
+    def question(self) -> tuple[str, ...]:
+        return "CLUSTER", "SLOTS"
+
+    def read(self, reply: Any, node: Node) -> Node | None:
+        found = []
+        for first, last, master, *_ in reply:
+            # A node that does not know its own address says nothing there: it is where it was asked.
+            host = bytes(master[0] or b"").decode()
+            found.append((int(first), int(last), (host if host not in {"", "?"} else node[0], int(master[1]))))
+        found.sort()
+        self._starts = [first for first, _, _ in found]
+        self._owners = [(last, owner) for _, last, owner in found]
+        home = self.owner(self.home_slot)
+        if home is not None:
+            others = [owner for _, owner in self._owners]
+            self.nodes = tuple(dict.fromkeys((node, *others, *self.nodes)))
+        return home
+
+    def owner(self, slot: int) -> Node | None:
+        """The node that was said to own a slot; None: nobody does."""
+        place = bisect_right(self._starts, slot) - 1
+        if place < 0 or self._owners[place][0] < slot:
+            return None
+        return self._owners[place][1]
+
+    @property
+    def masters(self) -> list[Node]:
+        """Every node that owns slots."""
+        return list(dict.fromkeys(owner for _, owner in self._owners))
+
+    def ignorant(self, node: Node) -> str:
+        return f"the node at {node[0]}:{node[1]} knows nobody who owns slot {self.home_slot}"
+
+    def lost(self, reasons: Sequence[str]) -> str:
+        return f"no node of the Cluster tells who owns which slot: {'; '.join(reasons)}"
+
+
+class _Routing:
+    """What both colours have in common."""
+
+    #: Of the home node.
+    host: str
+    port: int
+
+    def __init__(self, *, whereabouts: Cluster, **kwargs: Any) -> None:
+        super().__init__(whereabouts=whereabouts, **kwargs)  # type: ignore[call-arg] # of the connection's class
+        self._cluster = whereabouts
+        self._kwargs = kwargs
+        self._lines: dict[Node, Any] = {}
+        #: Whose replies are due, in the order in which they were asked for.
+        self._due: deque[tuple[Any, ...]] = deque()
+
+    def pack_command(self, *words: Any) -> list[bytes]:
+        """One command, in one piece."""
+        return [b"".join(super().pack_command(*words))]  # type: ignore[misc] # of the connection's class
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        """Commands, each in one piece."""
+        return [self.pack_command(*words)[0] for words in commands]
+
+    def _targets(self, packed: bytes) -> tuple[Any, ...]:
+        """The lines down which a command goes."""
+        if packed[:20].split(b"\r\n")[2:3] == [b"SCRIPT"]:
+            return tuple(self._line(node) for node in self._cluster.masters)
+        slot = slot_of(packed)
+        if slot is None or slot == self._cluster.home_slot:
+            return (self,)
+        owner = self._cluster.owner(slot)
+        if owner is None:
+            raise redis.ConnectionError(f"nobody owns slot {slot} of the Cluster")
+        return (self._line(owner),)
+
+    def _line(self, node: Node) -> Any:
+        if node == (self.host, self.port):
+            return self
+        if node not in self._lines:
+            self._lines[node] = self._make(node)
+        return self._lines[node]
+
+    def _make(self, node: Node) -> Any:
+        raise NotImplementedError
+
+    def _split(self, command: bytes | str | Iterable[bytes]) -> dict[Any, list[bytes]]:
+        """Commands by the lines down which they go."""
+        whole = [command] if isinstance(command, bytes | str) else command
+        batches: dict[Any, list[bytes]] = {}
+        due = []
+        for packed in whole:
+            data = packed.encode() if isinstance(packed, str) else packed
+            targets = self._targets(data)
+            for target in targets:
+                batches.setdefault(target, []).append(data)
+            due.append(targets)
+        self._due.extend(due)
+        return batches
+
+    def _forget(self) -> list[Any]:
+        """Let go of all lines but the home node's; those."""
+        lines, self._lines = list(self._lines.values()), {}
+        self._due.clear()
+        return lines
+
+
+class _Blocking(_Routing, Finding):
+    """A connection that blocks."""
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if not self._sock:  # type: ignore[attr-defined] # of the connection's class
+            self.connect_check_health(check_health=False)  # type: ignore[attr-defined] # as before
+        for line, batch in self._split(command).items():
+            if line is self:
+                super().send_packed_command(batch, check_health)  # type: ignore[misc] # as before
+            else:
+                line.send_packed_command(batch, check_health=False)
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        sources = self._due.popleft() if self._due else (self,)
+        try:
+            replies = [
+                super(_Blocking, self).read_response(*args, **kwargs)
+                if source is self
+                else source.read_response(*args, **kwargs)
+                for source in sources
+            ]
+        except ResponseError as exc:
+            if is_elsewhere(exc):
+                self.disconnect()
+            raise
+        return replies[0]
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        for line in self._forget():
+            line.disconnect()
+        super().disconnect(*args, **kwargs)  # type: ignore[misc] # of the connection's class
+
+
+class _Line(Leaving, redis.Connection): ...
+
+
+class _SSLLine(Leaving, redis.SSLConnection): ...
+
+
+class ClusterConnection(_Blocking, redis.Connection):
+    def _make(self, node: Node) -> Any:
+        return _Line(**{**self._kwargs, "host": node[0], "port": node[1]})  # type: ignore[no-untyped-call]
+
+
+class ClusterSSLConnection(_Blocking, redis.SSLConnection):
+    def _make(self, node: Node) -> Any:
+        return _SSLLine(**{**self._kwargs, "host": node[0], "port": node[1]})
+
+
+class _Async(_Routing, AsyncFinding):
+    """A connection for asyncio."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if not self.is_connected:  # type: ignore[attr-defined] # of the connection's class
+            await self.connect_check_health(check_health=False)  # type: ignore[attr-defined] # as before
+        for line, batch in self._split(command).items():
+            if line is self:
+                await super().send_packed_command(batch, check_health)  # type: ignore[misc] # as before
+            else:
+                await line.send_packed_command(batch, check_health=False)
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        sources = self._due.popleft() if self._due else (self,)
+        try:
+            replies = [
+                await super(_Async, self).read_response(*args, **kwargs)
+                if source is self
+                else await source.read_response(*args, **kwargs)
+                for source in sources
+            ]
+        except ResponseError as exc:
+            if is_elsewhere(exc):
+                await self.disconnect(nowait=True)
+            raise
+        return replies[0]
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        for line in self._forget():
+            await line.disconnect(nowait=True)
+        await super().disconnect(*args, **kwargs)  # type: ignore[misc] # of the connection's class
+
+
+class AsyncClusterConnection(_Async, redis.asyncio.Connection):
+    def _make(self, node: Node) -> Any:
+        return AsyncConnection(**{**self._kwargs, "host": node[0], "port": node[1]})
+
+
+class AsyncClusterSSLConnection(_Async, redis.asyncio.SSLConnection):
+    def _make(self, node: Node) -> Any:
+        return AsyncSSLConnection(**{**self._kwargs, "host": node[0], "port": node[1]})
