@@ -96,6 +96,22 @@ def test_what_producers_and_plugins_import_is_light(module: str) -> None:
     assert heavy.isdisjoint(loaded)
 
 
+def test_a_worker_that_starts_loads_no_http_client_and_nothing_of_producers() -> None:
+    later = {
+        "aiohttp",
+        "httpx",
+        "httpx_aiohttp",
+        "fsspec",
+        "yarl",
+        "deltabus.http",
+        "deltabus.depot.web",
+        "deltabus.bus",
+    }
+    code = "import sys, deltabus.cli.worker, deltabus.worker; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert later.isdisjoint(loaded)
+
+
 def test_the_front_door_opens_to_all_its_names() -> None:
     import deltabus
 
