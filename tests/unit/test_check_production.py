@@ -26,6 +26,7 @@ SERVER = Server(
 )
 
 GOOD = """
+metrics_port = 9464
 redis_url = "rediss://worker@redis.example/0"
 redis_password = {file = "password"}
 
@@ -223,6 +224,10 @@ def test_files_that_others_read_or_write_are_told(around, tmp_path: Path) -> Non
 def test_the_process_is_not_root(around) -> None:
     assert found(around(user=0))["worker.root"].state == "warning"
     assert found(around(open_files=256))["worker.open-files"].state == "error"
+
+
+def test_that_nobody_can_see_how_workers_are_is_a_warning(around) -> None:
+    assert found(around(config=GOOD.replace("9464", "0")))["metrics.port"].state == "warning"
 
 
 def test_every_rule_is_in_a_test_and_in_the_document() -> None:

@@ -143,6 +143,12 @@ def _log_format(around: Surroundings) -> Verdict:
     return "warning", "`console`: lines for people, which no log store takes apart", "set `log_format` to json or auto"
 
 
+def _metrics(around: Surroundings) -> Verdict:
+    if around.settings.metrics_port:
+        return None
+    return "warning", "none: nobody sees that a worker is stuck or that tasks fail", "set `metrics_port`"
+
+
 def _paths(around: Surroundings) -> Verdict:
     fix = "name a folder that holds nothing but what tasks may read and write"
     for root in map(Path, around.settings.file_roots):
@@ -250,6 +256,7 @@ RULES: Final[Mapping[str, Callable[[Surroundings], Verdict]]] = {
     "worker.retention": _retention,
     "worker.open-files": _open_files,
     "worker.root": _root,
+    "metrics.port": _metrics,
     "logs.level": _debug,
     "logs.format": _log_format,
     "files.paths": _paths,

@@ -8,7 +8,7 @@ fill the list with names that he made up.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from deltabus import catalogue
@@ -40,6 +40,7 @@ class Counting(Observer):
     def __init__(self, board: Board, *, queues: Collection[str], tenants: Collection[str] = ()) -> None:
         self._board = board
         self._series: dict[tuple[str, ...], memoryview[float]] = {}
+        self._histograms: dict[tuple[str, ...], Callable[[float], None]] = {}
         self._models = _Names(OWN_NAMES)
         self._tenants = _Names(OWN_NAMES, tenants)
         self._combinations: set[tuple[str, str, str]] = set()
@@ -124,13 +125,19 @@ class Counting(Observer):
         return numbers
 
     def _observing(self, metric: Metric, *labels: str) -> Callable[[float], None]:
-        numbers, bounds = self._numbers(metric, *labels), metric.buckets
-
-        def observe(seconds: float) -> None:
-            numbers[bisect_left(bounds, seconds)] += 1
-            numbers[-1] += seconds
-
+        key = (metric.name, *labels)
+        observe = self._histograms.get(key)
+        if observe is None:
+            observe = self._histograms[key] = _observing(self._numbers(metric, *labels), metric.buckets)
         return observe
+
+
+def _observing(numbers: memoryview[float], bounds: Sequence[float]) -> Callable[[float], None]:
+    def observe(seconds: float) -> None:
+        numbers[bisect_left(bounds, seconds)] += 1
+        numbers[-1] += seconds
+
+    return observe
 
 
 class _Names:
