@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -115,15 +116,16 @@ async def rolling(
         await scene.start(tasks - len(long), words=words, interval=interval)
         await scene.all_stream()
         codes = []
-        feeder = asyncio.create_task(_feed(scene, tasks, words=words, interval=interval))
+        over = asyncio.Event()
+        feeder = asyncio.create_task(_feed(scene, tasks, over, words=words, interval=interval))
         try:
             for worker in workers:
                 worker.signal(signal.SIGTERM)
                 await scene.worker()
                 codes.append(await worker.end())
         finally:
-            feeder.cancel()
-            await asyncio.gather(feeder, return_exceptions=True)
+            over.set()
+            await feeder
         await scene.all_end()
         figures = await review(scene)
         short = [stream for stream in scene.streams if stream not in long]
@@ -136,12 +138,13 @@ async def rolling(
         }
 
 
-async def _feed(scene: Stage, tasks: int, *, words: int, interval: float) -> None:
-    """Keep so many streams in flight."""
-    while True:
-        await asyncio.sleep(interval)
+async def _feed(scene: Stage, tasks: int, over: asyncio.Event, *, words: int, interval: float) -> None:
+    """Keep so many streams in flight until it is over. Cancelled, it might leave tasks that the stage has not noted."""
+    while not over.is_set():
         if missing := tasks - scene.in_flight:
             await scene.start(missing, words=words, interval=interval)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), interval)
 
 
 ACTS: Final[Mapping[str, Act]] = {

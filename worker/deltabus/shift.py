@@ -44,6 +44,8 @@ HAND_BACK_TIMEOUT: Final = 5.0
 
 #: First and longest pause, in seconds, between two tries to take jobs while Redis is away.
 BACKOFF: Final = (0.1, 1.0)
+#: Seconds after which a wait for jobs that Redis has not refused is one that it serves.
+REFUSAL: Final = 0.5
 
 
 class Shift:
@@ -219,7 +221,8 @@ class Shift:
             await self._a_slot_is_freed()
             return True
         taken = await self._intake.take(room)
-        self._worker.outage.is_over_for("take")
+        if taken or self._burst or self._intake.suspended:
+            self._worker.outage.is_over_for("take")  # else it has only read, which a replica serves, too
         self._observer.suspended(self._intake.suspended)
         if not taken and self._burst:
             if not busy or self._intake.suspended:
@@ -234,7 +237,12 @@ class Shift:
             await self._vigil.show(WorkerStatus.BUSY if self._slots else WorkerStatus.IDLE)
             if (patience := self._patience()) <= 0:
                 return False
-            taken = await self._intake.wait(room, patience)
+            served = asyncio.get_running_loop().call_later(REFUSAL, self._worker.outage.is_over_for, "take")
+            try:
+                taken = await self._intake.wait(room, patience)
+            finally:
+                served.cancel()
+            self._worker.outage.is_over_for("take")
         for job in taken:
             self._fill(job)
         return True
