@@ -71,6 +71,16 @@ def test_tokens_are_counted_by_model_tenant_and_kind(bench):
     assert bench.counts(catalogue.REASONING_TOKENS) == {("main", "m", "acme"): 3}
 
 
+def test_how_long_a_job_has_waited_is_counted_once_however_many_attempts_it_takes(bench):
+    for attempt in (1, 2):
+        bench.counting.begun(Watch("t", "chat", attempt, "w", enqueued=b"2026-01-01T00:00:00.000000Z"))
+    for date in (b"", b"soon"):
+        bench.counting.begun(Watch("t", "chat", 1, "w", enqueued=date))
+    bench.counting.begun(Watch("t", "chat", 1, "w", enqueued=b"2999-01-01T00:00:00.000000Z"))
+    ((key, numbers),) = [found for found in bench.board.read() if found[0][0] == catalogue.WAIT.name]
+    assert (key[1:], sum(numbers[:-1]), numbers[0], numbers[-2]) == (("chat",), 2, 1, 1)
+
+
 def test_failures_have_their_code_and_those_that_are_tried_again_count_as_retries(bench):
     watch = bench.watch()
     bench.counting.failed(watch, RateLimited("no"), 1.0)

@@ -89,6 +89,13 @@ DEATHS: Final = Metric(
     "deltabus_process_deaths_total", "counter", "Processes that died under their supervisor without being told to stop."
 )
 
+WAIT: Final = Metric(
+    "deltabus_queue_wait_seconds",
+    "histogram",
+    "From a job's being enqueued, by the producer's clock, to the begin of its first attempt.",
+    ("queue",),
+    LONG,
+)
 FIRST_TOKEN: Final = Metric(
     "deltabus_time_to_first_token_seconds",
     "histogram",
@@ -140,7 +147,7 @@ INFO: Final = Metric("deltabus_info", "gauge", "1, with the version as a label."
 #: What a process counts; it outlives the process.
 COUNTED: Final = (
     *(TAKEN, STARTED, ENDED, SETTLED, FAILURES, RETRIES, RESPONSES, TOKENS, CACHED_TOKENS, REASONING_TOKENS),
-    *(RECONNECTS, OUTAGES, FENCED, RECOVERED, STALLS, DEATHS, FIRST_TOKEN, GAP, DURATION, APPEND),
+    *(RECONNECTS, OUTAGES, FENCED, RECOVERED, STALLS, DEATHS, WAIT, FIRST_TOKEN, GAP, DURATION, APPEND),
 )
 
 #: What is read when somebody asks.

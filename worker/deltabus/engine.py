@@ -140,7 +140,8 @@ class Engine:
         ends_at = _limit(run, envelope)
         attempt = await self._begin(run, envelope)
         run.begun, run.attempts = True, attempt.number
-        run.watch = attempt.watch = watch = Watch(run.task, run.queue, attempt.number, run.worker, envelope)
+        watch = Watch(run.task, run.queue, attempt.number, run.worker, envelope, enqueued=run.enqueued)
+        run.watch = attempt.watch = watch
         context = Context(
             task=run.task,
             envelope=envelope,

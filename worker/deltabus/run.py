@@ -72,6 +72,8 @@ class Run:
     begun: bool = False
     #: Number of the newest attempt of this run, which is how many the task has had; None: none has begun.
     attempts: int | None = None
+    #: When the job was enqueued, as RQ's hash of it says.
+    enqueued: bytes = b""
     #: Of the newest attempt.
     watch: Watch | None = None
     interrupted: DeltabusError | None = None

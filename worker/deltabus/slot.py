@@ -207,6 +207,7 @@ class Slot:
         if self._lost >= self._station.settings.max_deliveries:
             raise WorkerLost(f"{self._lost} workers died while they ran this task (`max_deliveries`)")
         run = self._run
+        run.enqueued = taken.fields.get(b"enqueued_at", b"")
         run.argument = jobs.argument(job)
         run.handler = jobs.handler(job)
         run.timeout = float(job.timeout or run.timeout)

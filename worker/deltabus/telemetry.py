@@ -37,6 +37,7 @@ from contextvars import ContextVar, Token
 from time import perf_counter
 from typing import Any, Final
 
+from deltabus import rqdate
 from deltabus.envelope import Envelope
 from deltabus.errors import TaskError
 from deltabus.events import Terminal
@@ -55,6 +56,7 @@ class Watch:
         "began",
         "called",
         "deltas",
+        "enqueued",
         "envelope",
         "first_delta",
         "gaps",
@@ -67,7 +69,16 @@ class Watch:
         "worker",
     )
 
-    def __init__(self, task: str, queue: str, attempt: int, worker: str, envelope: Envelope | None = None) -> None:
+    def __init__(
+        self,
+        task: str,
+        queue: str,
+        attempt: int,
+        worker: str,
+        envelope: Envelope | None = None,
+        *,
+        enqueued: bytes = b"",
+    ) -> None:
         self.task = task
         self.queue = queue
         #: From 1; 0: the task was settled without one.
@@ -75,6 +86,8 @@ class Watch:
         self.worker = worker
         #: None: it was never read.
         self.envelope = envelope
+        #: When the job was enqueued, as RQ's hash of it says; see `enqueued_at`.
+        self.enqueued = enqueued
         self.observer = observer()
         #: The configured provider that serves it; empty until that is known.
         self.provider = ""
@@ -102,6 +115,11 @@ class Watch:
     def tenant(self) -> str:
         """Whom the producer wants the task accounted to: any string, and empty where it does not say."""
         return "" if self.envelope is None else self.envelope.tenant or ""
+
+    @property
+    def enqueued_at(self) -> float:
+        """When the job was enqueued, by the producer's clock: Unix time in seconds, 0.0 where nobody knows."""
+        return rqdate.unix(self.enqueued)
 
     @property
     def seconds(self) -> float:

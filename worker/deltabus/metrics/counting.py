@@ -7,6 +7,7 @@ fill the list with names that he made up.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
@@ -56,6 +57,9 @@ class Counting(Observer):
 
     def begun(self, watch: Watch) -> None:
         watch.appends = self._append
+        if watch.attempt == 1 and (enqueued_at := watch.enqueued_at):
+            # Clocks of two machines may say that it began before it was asked for.
+            self._observing(catalogue.WAIT, watch.queue)(max(0.0, time.time() - enqueued_at))
         self._numbers(catalogue.STARTED, watch.queue)[0] += 1
 
     def first_delta(self, watch: Watch) -> None:

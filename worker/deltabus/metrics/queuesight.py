@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from redis import Redis
@@ -18,6 +17,7 @@ from rq.registry import (
     StartedJobRegistry,
 )
 
+from deltabus import rqdate
 from deltabus.queues import BusQueue
 
 #: RQ's registries by the state of the jobs in them.
@@ -67,7 +67,9 @@ def look(redis: Redis, queues: Sequence[str]) -> list[Sight]:
     now = time.time()
     sights = []
     for queue, row in zip(queues, rows, strict=True):
-        oldest = _age(next(dates), now) if isinstance(row[1], bytes) else 0.0
+        enqueued = rqdate.unix(next(dates)) if isinstance(row[1], bytes) else 0.0
+        # It may be by another clock than ours.
+        oldest = max(0.0, now - enqueued) if enqueued else 0.0
         jobs = {state: _count(found) for state, found in zip(REGISTRIES, row[2:], strict=True)}
         sights.append(Sight(queue, _count(row[0]), oldest, jobs))
     return sights
@@ -93,14 +95,3 @@ def key_of(queue: str) -> str:
 
 def _count(reply: Any) -> int:
     return reply if isinstance(reply, int) else 0
-
-
-def _age(date: Any, now: float) -> float:
-    """Seconds since a date as RQ writes it; it may be by another clock than ours."""
-    try:
-        when = datetime.fromisoformat(date.decode()) if isinstance(date, bytes) else None
-    except ValueError:
-        when = None
-    if when is None:
-        return 0.0
-    return max(0.0, now - (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
