@@ -89,6 +89,12 @@ class Answer:
         if with_usage:
             yield 0, [Chunk.of({**base, "choices": [], "usage": self._usage()})]
 
+    def silent_steps(self) -> Iterator[tuple[int, list[Chunk]]]:
+        """The same steps, without chunks: for an answer at the end."""
+        for words, _ in self._deltas():
+            yield words, []
+        yield 0, []
+
     def completion(self) -> dict[str, Any]:
         """The same answer, whole."""
         text = "".join(self._words)

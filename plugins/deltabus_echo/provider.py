@@ -45,7 +45,8 @@ class EchoProvider(Provider):
         pace = self._pace_of(asyncio.get_running_loop())
         due = pace.loop.time()
         said = 0
-        for step, (words, chunks) in enumerate(answer.steps()):
+        steps = answer.steps() if request.stream else answer.silent_steps()
+        for step, (words, chunks) in enumerate(steps):
             # Before the role chunk, a script's fault is one before the first byte.
             if said >= after:
                 await self._strike(fault, script)
@@ -54,9 +55,8 @@ class EchoProvider(Provider):
                 await pace.until(due)
             elif step % STEPS_A_TURN == 0:
                 await asyncio.sleep(0)
-            if request.stream:
-                for chunk in chunks:
-                    yield chunk
+            for chunk in chunks:
+                yield chunk
             said += words
         if not request.stream:
             yield Completion(answer.completion())

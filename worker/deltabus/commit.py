@@ -336,7 +336,9 @@ class GroupCommit:
                         # Who may not load scripts need not need them: each command is answered for itself.
                         self._unloadable = reply
                 self._scripts_loaded = True
-            await connection.send_packed_command([packed for _, packed in self._unanswered], check_health=False)
+            # In one piece: for each of many, uvloop takes 2 us.
+            packed = b"".join([packed for _, packed in self._unanswered])
+            await connection.send_packed_command([packed], check_health=False)
             replies = [await self._reply() for _ in self._unanswered]
         batch, self._unanswered = self._unanswered, []
         reason = None

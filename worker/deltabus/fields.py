@@ -44,11 +44,22 @@ MISSING: Final = _Missing()
 class Field:
     """A value and where it stands, such as `request.messages[2].role`."""
 
-    __slots__ = ("path", "value")
+    __slots__ = ("_key", "_of", "value")
 
-    def __init__(self, path: str, value: object) -> None:
-        self.path = path
+    def __init__(self, key: str | int, value: object, of: Field | None = None) -> None:
+        #: Name of a member or index of an item; without `of`, a whole path.
+        self._key = key
+        self._of = of
         self.value = value
+
+    @property
+    def path(self) -> str:
+        """Put together where it is asked for: the fields of a good request, a dozen or more, need none."""
+        if self._of is None:
+            return str(self._key)
+        if isinstance(self._key, int):
+            return f"{self._of.path}[{self._key}]"
+        return f"{self._of.path}.{self._key if _WORD.fullmatch(self._key) else '*'}"
 
     def error(self, rule: str) -> InvalidRequest:
         """An error that says what this field must be."""
@@ -86,7 +97,7 @@ class Field:
     def child(self, key: str) -> Field:
         """The member `key` of this object."""
         value = self.value.get(key, MISSING) if isinstance(self.value, dict) else MISSING
-        return Field(f"{self.path}.{key if _WORD.fullmatch(str(key)) else '*'}", value)
+        return Field(key, value, self)
 
     def members(self) -> Iterator[tuple[str, Field]]:
         """Keys and members of this object."""
@@ -96,7 +107,7 @@ class Field:
     def items(self) -> Iterator[Field]:
         """The items of this array."""
         for index, value in enumerate(self.array()):
-            yield Field(f"{self.path}[{index}]", value)
+            yield Field(index, value, self)
 
     def object(self, what: str = "an object") -> dict[str, Any]:
         """The value, which must be an object."""
@@ -139,7 +150,9 @@ class Field:
 
     def one_of(self, allowed: Collection[str]) -> str:
         """The value, which must be a word of a closed set."""
-        value = self.string(f"one of {_listed(allowed)}")
+        value = self.value
+        if not isinstance(value, str):
+            raise self._not(f"one of {_listed(allowed)}")
         if value not in allowed:
             raise self.error(f"must be one of {_listed(allowed)}{_instead(value, allowed)}")
         return value

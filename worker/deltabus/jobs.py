@@ -52,6 +52,9 @@ _ENDED: Final = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobSta
 LONGEST: Final = 10**9
 
 
+#: The times that every waiting job has.
+_TIMES: Final = (b"created_at", b"enqueued_at")
+
 #: Registries of queues that are kept at hand: a worker has few queues, but what a job says is its origin may be any.
 REGISTRIES: Final = 64
 
@@ -108,7 +111,10 @@ class BusJob(Job):
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """See `Job.restore`. A payload is unpacked once, and a bomb is not."""
         packed = raw_data.get(b"data", b"")
-        super().restore({**raw_data, b"data": b""})
+        times = {name: at for name in _TIMES if (at := _time(raw_data.get(name))) is not None}
+        super().restore({**raw_data, b"data": b"", **dict.fromkeys(times, b"")})
+        for name, at in times.items():
+            setattr(self, name.decode(), at)
         plain = _inflate(packed, self.max_bytes)
         self.is_oversize = plain is None
         self.data = NO_CALL if plain is None else plain
@@ -198,7 +204,17 @@ def _finished(queue: str, connection: Redis) -> FinishedJobRegistry:
 
 def time_of(at: datetime) -> str:
     """A time in UTC as RQ writes it (`rq.utils.utcformat`), which takes a quarter of strftime's time."""
-    return f"{at.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    return f"{at.isoformat(timespec='microseconds')[:26]}Z"
+
+
+def _time(text: bytes | None) -> datetime | None:
+    """The time, where it is in RQ's usual form: strptime, with which RQ reads it, takes fifteen times as long."""
+    if text is None or len(text) != 27 or text[10:11] != b"T" or text[26:] != b"Z":
+        return None
+    try:
+        return datetime.fromisoformat(text.decode())
+    except ValueError:
+        return None
 
 
 def restore(job_id: str, fields: Mapping[bytes, bytes], *, connection: Redis, queue: str) -> BusJob:
@@ -321,6 +337,8 @@ def handler(job: BusJob) -> Handler:
 
 def _inflate(data: bytes, limit: int) -> bytes | None:
     """The payload, which RQ compresses and other languages need not; None where it is over the limit."""
+    if data[:1] == b"[":  # no zlib stream begins like this (RFC 1950, 2.2)
+        return data if len(data) <= limit else None
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(data, limit + 1)
