@@ -25,26 +25,23 @@
 -- Returns 1 when done. With nothing written: 0, the job does not run in that execution any more, or 2, others depend on
 -- it. A key of the wrong type does not keep the job from its end: then what Redis said of it is returned, as a string.
 
-if redis.call('EXISTS', KEYS[1]) == 0 then
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  return redis.call('EXISTS', KEYS[1]) * 2
+end
+-- First: of two workers that both run the job, one ends it.
+if redis.call('DEL', KEYS[1]) == 0 then
   return 0
 end
-if redis.call('EXISTS', KEYS[3]) == 1 then
-  return 2
-end
 
-local wrong
+local wrong = false
 local function try(...)
   local reply = redis.pcall(...)
   wrong = wrong or (type(reply) == 'table' and reply.err)
-  return reply
 end
 
 local ttl = tonumber(ARGV[7])
 local member = ARGV[1] .. ':' .. ARGV[2]
-local first = try('HSET', KEYS[2], 'status', ARGV[3], 'ended_at', ARGV[4])
-if wrong and not string.find(wrong, 'WRONGTYPE', 1, true) then
-  return first -- out of memory or disk, or a replica: said before anything was written
-end
+try('HSET', KEYS[2], 'status', ARGV[3], 'ended_at', ARGV[4])
 if ARGV[9] ~= '' then
   try('HSET', KEYS[2], 'deltabus_failure', ARGV[9])
 end
@@ -59,7 +56,6 @@ else
   try('EXPIRE', KEYS[4], ttl)
   try('EXPIRE', KEYS[2], ttl)
 end
-redis.call('DEL', KEYS[1])
 try('ZREM', KEYS[7], member)
 try('ZREM', KEYS[8], ARGV[2])
 try('SREM', KEYS[9], member)

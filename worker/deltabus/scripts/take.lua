@@ -32,7 +32,7 @@
 -- A worker that was away for so long that others have buried it may take a job before it renews its lease. Should it die
 -- in between, nobody would know of it: so a start gives a lease to a worker that has none.
 --
--- Returns {suspended, broken, jobs}: suspended is 0 or 1; broken lists numbers of queues whose key is not
+-- Returns {suspended, broken, jobs}: suspended is 0 or 1; broken lists numbers of queues one of whose keys is not
 -- a list; each job is {queue number, id, hash, execution}, where the hash, as it was before, is a flat list of fields and
 -- values, empty when there is none, or a number: the size of a `data` field that is over the limit; and the execution
 -- is "" where the job was only moved.
@@ -129,26 +129,27 @@ end
 
 for i = 1, queues do
   local waiting, intermediate = KEYS[2 * i + 2], KEYS[2 * i + 3]
-  while room > 0 do
-    local id = redis.pcall('LINDEX', waiting, 0)
-    if type(id) == 'table' then
-      broken[#broken + 1] = i
-      break
-    elseif not id then
-      break
-    end
+  local waits = redis.pcall('LLEN', waiting)
+  if type(waits) == 'table' then
+    broken[#broken + 1] = i
+    waits = 0
+  end
+  for _ = 1, math.min(room, waits) do
     lease()
+    local id = redis.call('LPOP', waiting)
     local hash, execution = read(id), ''
     if is_plain(i, id, hash) then
-      redis.call('LPOP', waiting)
       execution = start(id, ARGV[10 + i])
-    else
-      redis.call('LMOVE', waiting, intermediate, 'LEFT', 'RIGHT')
+    elseif type(redis.pcall('RPUSH', intermediate, id)) == 'table' then
+      redis.call('LPUSH', waiting, id)
+      broken[#broken + 1] = i
+      break
     end
     jobs[#jobs + 1] = {i, id, hash, execution}
     room = room - 1
   end
 end
+
 if started > 0 then
   redis.call('EXPIRE', KEYS[3], ttl + 60)
 end
