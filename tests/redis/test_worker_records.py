@@ -32,7 +32,7 @@ def records(site):
     found = {}
     for key in site.redis.keys("*"):
         name = key.decode()
-        if name.startswith("deltabus:"):
+        if name.startswith(("deltabus:", "rq:deltabus:")):
             continue
         match site.redis.type(key):
             case b"hash":
