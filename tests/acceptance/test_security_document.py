@@ -55,6 +55,7 @@ def test_a_server_is_judged_by_what_it_says(hardened: Path, tmp_path: Path) -> N
         variables = {
             "DELTABUS_REDIS_URL": server.url.replace("//", "//worker@"),
             "DELTABUS_REDIS_PASSWORD_FILE": "password",
+            "DELTABUS_METRICS_PORT": "9464",
         }
         done = subprocess.run(
             [*DELTABUS, "check", "--production", "--json", "--grace", "20"],
