@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -99,6 +100,25 @@ def test_a_worker_that_takes_nothing_is_found_out_and_one_without_jobs_is_not(si
         site.redis.delete("rq:queue:chat")
         wait_for(port, "/livez", [])
     assert capsys.readouterr().err.count("its queues have jobs, it has free slots, and it takes nothing") == 1
+
+
+def test_connections_that_break_are_counted_as_they_are_made_anew(site):
+    port = free_port()
+
+    def reconnects() -> set[str]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as answer:
+            return set(re.findall(r'deltabus_redis_reconnects_total{line="(\w+)"}', answer.read().decode()))
+
+    with site.worker(settings=site.settings(metrics_port=port)):
+        wait_for(port, "/readyz", [])
+        site.ending(site.enqueue().id)
+        assert reconnects() == set()
+        for kind in ("normal", "pubsub"):
+            site.redis.client_kill_filter(_type=kind, skipme=True)
+        deadline = time.monotonic() + DEADLINE
+        while not reconnects() >= {"log", "records", "queue", "commands"}:
+            assert time.monotonic() < deadline, reconnects()
+            site.ending(site.enqueue().id)
 
 
 @pytest.fixture

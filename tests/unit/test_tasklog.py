@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from deltabus import tasklog, telemetry
 from deltabus.envelope import Envelope
 from deltabus.errors import ErrorInfo, RateLimited
 from deltabus.events import Cancelled, Completed, Failed
@@ -75,6 +76,28 @@ def test_what_is_beyond_the_room_is_summed_up_by_its_ending(watch):
     assert [line["tasks"] for line in lines] == [
         {"completed": 2, "failed, not_found": 1, "cancelled": 1, "attempts failed, rate_limited": 1}
     ]
+
+
+def test_sums_are_nobodys_though_a_task_is_the_first_to_be_counted(watch, monkeypatch):
+    monkeypatch.setattr(tasklog, "SUM_INTERVAL", 0.0)
+    said = asyncio.Event()
+    whose = []
+
+    def sum_up(log: TaskLog) -> None:
+        whose.append(telemetry.watch())
+        said.set()
+
+    async def main():
+        monkeypatch.setattr(TaskLog, "sum_up", sum_up)
+        log = TaskLog(0)
+        token = telemetry.attend(watch)
+        log.settled(watch, completed())
+        await said.wait()
+        assert telemetry.watch() is watch
+        telemetry.leave(token)
+
+    asyncio.run(main())
+    assert whose == [None]
 
 
 def test_without_lines_there_are_sums_alone(watch):

@@ -210,7 +210,9 @@ class GroupCommit:
         self._unanswered: list[tuple[Item, bytes]] = []
         self._wake = asyncio.Event()
         self._closing = False
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="deltabus group commit")
+        # Whoever is the first to want it, it is for all of them.
+        context = telemetry.aside()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="deltabus group commit", context=context)
 
     @property
     def closed(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from deltabus import telemetry
 from deltabus.errors import TaskError
 from deltabus.events import Completed, Failed, Terminal
 from deltabus.telemetry import Observer, Watch
@@ -107,7 +108,8 @@ class TaskLog(Observer):
     def _count(self, what: str) -> None:
         if self._timer is None:
             self._unsaid_since = perf_counter()
-            self._timer = asyncio.get_running_loop().call_later(SUM_INTERVAL, self.sum_up)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(SUM_INTERVAL, self.sum_up, context=telemetry.aside())
         self._unsaid[what] += 1
 
 

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token, copy_context
 from time import perf_counter
 from typing import Any, Final
 
@@ -316,6 +316,13 @@ def attend(watch: Watch) -> Token[Watch | None]:
 def leave(token: Token[Watch | None]) -> None:
     """It is not any more."""
     _WATCH.reset(token)
+
+
+def aside() -> Context:
+    """This context without the attempt: for what is begun while one runs, and goes on for all."""
+    context = copy_context()
+    context.run(_WATCH.set, None)
+    return context
 
 
 def watch() -> Watch | None:

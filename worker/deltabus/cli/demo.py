@@ -84,7 +84,9 @@ def demo(session: Session, *, prompt: str | None, provider: str | None, model: s
         with EmbeddedRedis() as server:
             session.redis = server.url
             settings = replace(session.settings, queues=("chat",))
-            journey = _Journey(screen, command(session, settings), Path(folder, "worker.log"))
+            # The port of metrics, where one is configured, may be a real worker's.
+            worker = command(session, settings, "--metrics-port", "0")
+            journey = _Journey(screen, worker, Path(folder, "worker.log"))
             return run(session, screen, {}, partial(journey.make, settings, request, provider, as_json=as_json))
 
 
