@@ -33,6 +33,8 @@ SERVICE ?= pypi
 TASKS ?= 1000
 SECONDS ?= 30
 WORKERS ?= 4
+# Of Redis, in the chaos run: standalone, sentinel or cluster.
+TOPOLOGY ?= standalone
 
 # The benchmark: SCENARIO=noop runs one of its scenarios, QUICK=1 smaller ones, REPEAT=N each so often.
 SCENARIO ?= all
@@ -43,7 +45,7 @@ help:
 	@echo "make demo    a task through a private Redis and a worker, streamed to this terminal"
 	@echo "make test    all tests; make test PYTEST_ARGS='-k embedded' some of them"
 	@echo "make chaos   tasks under kills, freezes, restarts and provider faults, and a check of all that happened;"
-	@echo "             make chaos TASKS=5000 SECONDS=120 WORKERS=4 SEED=7 JSON=1"
+	@echo "             make chaos TASKS=5000 SECONDS=120 WORKERS=4 SEED=7 JSON=1 TOPOLOGY=sentinel"
 	@echo "make shows   one fault each on hundreds of streams, with figures; make shows SHOW=crash one of them"
 	@echo "make bench   deltabus and its peers side by side, with ratios, into ops/bench/RESULTS.md; make bench QUICK=1 in"
 	@echo "             under three minutes, into .cache/bench; make bench SCENARIO=noop REPEAT=9 one of the scenarios"
@@ -63,7 +65,8 @@ test: $(DEV)
 
 # Its own line about how far it is goes to stderr, the result to stdout; it fails where anything is violated.
 chaos: $(DEV)
-	@PYTHONPATH=ops $(VENV)/bin/python -m chaos --tasks $(TASKS) --seconds $(SECONDS) --workers $(WORKERS) \
+	@$(if $(filter cluster,$(TOPOLOGY)),RQ_KEY_PREFIX={rq}) PYTHONPATH=ops $(VENV)/bin/python -m chaos \
+		--tasks $(TASKS) --seconds $(SECONDS) --workers $(WORKERS) --topology $(TOPOLOGY) \
 		$(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
 
 shows: $(DEV)

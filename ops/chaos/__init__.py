@@ -1,6 +1,7 @@
 """The chaos run: a load of tasks under faults, everything that happens on record, and a check of the record.
 
     make chaos TASKS=5000 SECONDS=120
+    make chaos TOPOLOGY=sentinel        or cluster; see `topology`
 
 It ends with a table, or with `JSON=1` with the same as JSON, and fails where any rule of `checker` is broken; then the
 record and the workers' logs stay in a folder that it names. `SEED=N` repeats the plan of a run: its tasks,
@@ -21,7 +22,9 @@ then all leases have run out, and each worker is given one more to come back, be
 | subscribers | an observer of every channel, and followers who come late and drop                     |
 | proxy       | stands between one process and Redis: stops at named points, cuts, holds back           |
 | fleet       | the worker processes                                                                  |
-| faults      | kills, freezes, partitions, drains, restarts of Redis, by the seed                      |
+| topology    | one server, a master that Sentinels move, or a Cluster                                  |
+| sentinels, nodes | their processes                                                                   |
+| faults      | kills, freezes, partitions, drains, what is done to Redis, by the seed                  |
 | run         | all of it together; the command line                                                  |
 
 Production code knows nothing of it: workers are `deltabus worker`, and what is done to them is done with

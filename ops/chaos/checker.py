@@ -155,7 +155,7 @@ def _cases(history: History) -> list[_Case]:
     outages = [
         (incident.at, incident.until or incident.at)
         for incident in history.incidents
-        if incident.fault in ("restart", "crash", "cut")
+        if incident.fault in ("restart", "crash", "failover", "move", "cut")
     ]
     for following in history.followings:
         error = following.error

@@ -12,7 +12,8 @@ from typing import Final
 from chaos.fleet import LEASE, Fleet, Worker
 from chaos.history import Fault, Incident
 from chaos.proxy import POINTS, Proxy, Then, Trap
-from deltabus.embedded import EmbeddedRedis
+from chaos.subscribers import Observer
+from chaos.topology import Topology
 
 #: Seconds from one fault to the next, on average.
 INTERVAL: Final = 1.0
@@ -61,13 +62,15 @@ class Injector:
 
     Args:
         clients: the proxy by which producers and subscribers reach Redis.
+        observer: does not listen while what is published may be heard by nobody.
     """
 
-    def __init__(self, seed: int, fleet: Fleet, redis: EmbeddedRedis, clients: Proxy) -> None:
+    def __init__(self, seed: int, fleet: Fleet, redis: Topology, clients: Proxy, observer: Observer) -> None:
         self._dice = random.Random(f"faults {seed}")  # noqa: S311 # it hides nothing
         self._fleet = fleet
         self._redis = redis
         self._clients = clients
+        self._observer = observer
         #: Points still to be struck, by fault; the last comes first.
         self._points: dict[Fault, list[str]] = {"kill": self._shuffled(_FIRST_KILLS)}
         self._under_way: set[asyncio.Task[bool]] = set()
@@ -84,8 +87,8 @@ class Injector:
             "partition": self._partition,
             "silence": self._silence,
             "drain": self._drain,
-            "restart": lambda: self._restart("restart", self._redis.restart),
-            "crash": lambda: self._restart("crash", self._crash),
+            "restart": lambda: self._strike("restart"),
+            "crash": lambda: self._strike("crash"),
             "cut": self._cut,
             "cut at a point": lambda: self._trap("cut"),
             "slow": self._slow,
@@ -179,16 +182,18 @@ class Injector:
             worker.struck = False
         return True
 
-    async def _restart(self, fault: Fault, how: Callable[[], None]) -> bool:
+    async def _strike(self, name: str) -> bool:
+        """Do something to Redis itself."""
         async with self._one_restart:
+            fault, how = self._redis.strikes[name]
+            if self._redis.moves:
+                await self._observer.pause()
             incident = self._note(fault)
             await asyncio.to_thread(how)
             incident.until = time.time()
+            if self._redis.moves:
+                await self._observer.start()
         return True
-
-    def _crash(self) -> None:
-        self._redis.kill()
-        self._redis.start()
 
     async def _trap(self, fault: Fault) -> bool:
         """Strike when a worker reaches a named point."""

@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from rq.defaults import RQ_KEY_PREFIX
+
 from chaos.history import Exit
 from chaos.plan import QUEUES
 from chaos.proxy import Proxy
+from chaos.topology import Topology
 
 #: Seconds after which a worker counts as dead. Short, and long enough for a machine that is busy.
 LEASE: Final = 3.0
@@ -91,13 +94,13 @@ class Fleet:
     """Keeps `size` workers running until it is told to stop.
 
     Args:
-        port: of Redis.
+        redis: which they work on.
         folder: gets the workers' output and configuration.
         providers: tables of `deltabus.toml`.
     """
 
-    def __init__(self, port: int, size: int, folder: Path, providers: str) -> None:
-        self._port = port
+    def __init__(self, redis: Topology, size: int, folder: Path, providers: str) -> None:
+        self._redis = redis
         self._size = size
         self._folder = folder
         self._count = 0
@@ -140,11 +143,11 @@ class Fleet:
     async def _start_one(self) -> None:
         self._count += 1
         prefix = f"w{self._count}"
-        proxy = await Proxy(self._port).__aenter__()
+        proxy = await Proxy(*self._redis.ports, url=self._redis.url).__aenter__()
         environ = {
             key: value for key, value in os.environ.items() if not key.startswith(("DELTABUS_", "OPENAI_", "RQ_"))
         }
-        environ |= {"DELTABUS_REDIS_URL": proxy.url, "PYTHONUNBUFFERED": "1"}
+        environ |= {"DELTABUS_REDIS_URL": proxy.url, "RQ_KEY_PREFIX": RQ_KEY_PREFIX, "PYTHONUNBUFFERED": "1"}
         with (self._folder / f"{prefix}.log").open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "deltabus.cli", "worker", *QUEUES, "--supervised", "--name", prefix),

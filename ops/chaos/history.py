@@ -11,7 +11,9 @@ import msgspec
 Outcome = str
 
 #: What can be done to a run.
-Fault = Literal["kill", "freeze", "partition", "silence", "drain", "restart", "crash", "cut", "slow"]
+Fault = Literal[
+    "kill", "freeze", "partition", "silence", "drain", "restart", "crash", "failover", "move", "cut", "slow"
+]
 
 
 class Promise(msgspec.Struct, kw_only=True):

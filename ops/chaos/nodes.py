@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import redis
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from deltabus.embedded import EmbeddedRedis
 
@@ -19,9 +19,6 @@ LOOK: Final = 0.02
 
 #: How many nodes there are.
 SIZE: Final = 3
-
-#: Ports of nodes have to leave room for those on which they talk to each other, ten thousand above.
-BUS: Final = 10_000
 
 
 class Nodes:
@@ -66,6 +63,22 @@ class Nodes:
                 ask(server, "CLUSTER", "MEET", "127.0.0.1", port(first))
         self.settle()
 
+    def slot(self, key: str) -> int:
+        """The slot of a key."""
+        return key_slot(key.encode())
+
+    def move(self, slot: int) -> None:
+        """Move a slot to the next node, with its keys, as `redis-cli --cluster reshard` does it."""
+        ids = [ask(server, "CLUSTER", "MYID") for server in self.servers]
+        owner = next(number for number, server in enumerate(self.servers) if _owns(server, ids[number], slot))
+        target = (owner + 1) % SIZE
+        ask(self.servers[target], "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[owner])
+        ask(self.servers[owner], "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+        while found := ask(self.servers[owner], "CLUSTER", "GETKEYSINSLOT", slot, 100):
+            ask(self.servers[owner], "MIGRATE", "127.0.0.1", port(self.servers[target]), "", 0, 5000, "KEYS", *found)
+        for number in (target, owner, *range(SIZE)):
+            ask(self.servers[number], "CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+
     def settle(self) -> None:
         """Wait until all nodes know of all others and their slots."""
         deadline = time.monotonic() + PATIENCE
@@ -77,6 +90,11 @@ class Nodes:
     def _is_settled(self, server: EmbeddedRedis) -> bool:
         said = ask(server, "CLUSTER", "INFO")
         return f"cluster_known_nodes:{SIZE}" in str(said) and "cluster_state:ok" in str(said)
+
+
+def _owns(server: EmbeddedRedis, name: str, slot: int) -> bool:
+    """Whether the server, which has this name in the Cluster, says that it owns a slot."""
+    return any(first <= slot <= last and owner[2] == name for first, last, owner, *_ in ask(server, "CLUSTER", "SLOTS"))
 
 
 def port(server: EmbeddedRedis) -> int:

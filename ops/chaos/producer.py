@@ -10,6 +10,7 @@ import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
 from rq import Queue
+from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job
 
 from chaos.history import Promise
@@ -96,7 +97,7 @@ class Producer:
 
     async def _by_commands(self, plan: Plan) -> None:
         """What `ops/protocol.md` tells other languages to do."""
-        key = f"rq:job:{plan.task}"
+        key = f"{RQ_KEY_PREFIX}:job:{plan.task}"
         if await self._redis.exists(key):
             return
         call = plan.payload or msgspec.json.encode([CHAT, None, [plan.envelope], {}])
@@ -104,13 +105,13 @@ class Producer:
         async with self._redis.pipeline(transaction=True) as pipe:
             fields: dict[Any, Any] = {"data": call, "origin": plan.queue, "status": "queued", "created_at": now}
             pipe.hset(key, mapping=fields | {"enqueued_at": now})
-            pipe.sadd("rq:queues", f"rq:queue:{plan.queue}")
-            pipe.rpush(f"rq:queue:{plan.queue}", plan.task)
+            pipe.sadd(f"{RQ_KEY_PREFIX}:queues", f"{RQ_KEY_PREFIX}:queue:{plan.queue}")
+            pipe.rpush(f"{RQ_KEY_PREFIX}:queue:{plan.queue}", plan.task)
             await pipe.execute()
 
     async def _cancel_by_commands(self, task: str, *, tells: bool) -> bool:
         """Store the wish and announce it, or lose the announcement. One that comes too late is taken back."""
-        async with self._redis.pipeline(transaction=True) as pipe:
+        async with self._redis.pipeline(transaction=False) as pipe:
             pipe.set(keys.cancel(task), "as planned", ex=keys.CANCEL_TTL)
             if tells:
                 pipe.publish(keys.CANCEL_CHANNEL, task)

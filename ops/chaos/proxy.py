@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Self
@@ -78,16 +79,34 @@ class Trap:
         self._strike()
 
 
+#: By which a process asks where servers are, as they go over the wire; on connections on which it asks nothing else.
+_QUESTIONS: Final = (b"\r\nGET-MASTER-ADDR-BY-NAME\r\n", b"\r\nCLUSTER\r\n$5\r\nSLOTS\r\n")
+
+
+def _first(ports: Sequence[int]) -> str:
+    return f"redis://127.0.0.1:{ports[0]}/0"
+
+
+def _text(port: int) -> bytes:
+    """A port as Sentinels write it."""
+    return b"$%d\r\n%d\r\n" % (len(str(port)), port)
+
+
 class Proxy:
     """One process' way to Redis; an async context manager.
 
     Args:
-        port: of the server, on the loopback interface.
+        ports: of the servers, on the loopback interface. Each gets a door. Where servers tell of each other, the
+            process is told of their doors.
+        url: what the process is told to be Redis, by the ports of the doors.
     """
 
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._server: asyncio.Server | None = None
+    def __init__(self, *ports: int, url: Callable[[Sequence[int]], str] = _first) -> None:
+        self._targets = ports
+        self._url = url
+        self._doors: list[asyncio.Server] = []
+        #: What stands for a port where servers tell of each other, and for the door's port instead.
+        self._spellings: list[tuple[bytes, bytes]] = []
         self._links: set[_Link] = set()
         self._open = asyncio.Event()
         self._open.set()
@@ -98,12 +117,17 @@ class Proxy:
         self.delay = 0.0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_PORTION)
+        for target in self._targets:
+            accept = functools.partial(self._accept, target)
+            self._doors.append(await asyncio.start_server(accept, "127.0.0.1", 0, limit=_PORTION))
+        for target, door in zip(self._targets, self._ports, strict=True):
+            # As a number, and as text, with its length before it.
+            self._spellings += [(b":%d\r\n" % target, b":%d\r\n" % door), (_text(target), _text(door))]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
+        for door in self._doors:
+            door.close()
         self._open.set()
         self.cut()
         await asyncio.gather(*(link.ended.wait() for link in self._links))
@@ -111,8 +135,11 @@ class Proxy:
     @property
     def url(self) -> str:
         """What the process is told to be Redis."""
-        assert self._server is not None
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return self._url(self._ports)
+
+    @property
+    def _ports(self) -> list[int]:
+        return [door.sockets[0].getsockname()[1] for door in self._doors]
 
     def cut(self) -> None:
         """Reset all connections. What is under way is lost, or not, as it happens."""
@@ -132,15 +159,21 @@ class Proxy:
         """Let everything through that was held, and what comes."""
         self._open.set()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._open.wait()
         link = _Link(self, reader, writer)
         self._links.add(link)
         try:
-            await link.run(self._target)
+            await link.run(target)
         finally:
             self._links.discard(link)
             link.ended.set()
+
+    def _respelled(self, data: bytes) -> bytes:
+        """An answer about where servers are, with their doors instead."""
+        for server, door in self._spellings:
+            data = data.replace(server, door)
+        return data
 
     async def _pass(self) -> None:
         """Wait until something may pass."""
@@ -169,6 +202,8 @@ class _Link:
         self.silent = False
         #: A trap whose command has passed: it springs at the answer.
         self._awaited: Trap | None = None
+        #: Where servers are was asked on it.
+        self._asks = False
 
     async def run(self, port: int) -> None:
         try:
@@ -205,11 +240,12 @@ class _Link:
                 await self._proxy._pass()  # noqa: SLF001 # a part of it
                 if self.silent:
                     continue
-                writer.write(data)
+                writer.write(self._proxy._respelled(data) if self._asks else data)  # noqa: SLF001
                 await writer.drain()
 
     def _sends(self, before: bytes, data: bytes) -> bool:
         """The process sends this. Returns whether it is lost."""
+        self._asks = self._asks or any(question in data for question in _QUESTIONS)
         self._proxy.works = self._proxy.works or TAKE.sha in data
         trap = self._proxy.trap
         if trap is None or not _has(before, data, trap.point.signs):

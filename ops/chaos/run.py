@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
-import redis
 import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from rq.defaults import RQ_KEY_PREFIX
 
 from chaos import plan as plans
 from chaos.checker import check
@@ -32,8 +31,8 @@ from chaos.provider import Provider
 from chaos.proxy import Proxy
 from chaos.subscribers import Followers, Observer
 from chaos.summary import summarise, table
-from deltabus import AsyncBus, connections, keys
-from deltabus.embedded import EmbeddedRedis
+from chaos.topology import TOPOLOGIES
+from deltabus import AsyncBus, clients, connections, keys
 
 #: Part of the run in which tasks are sent; the rest sees faults strike what is left.
 SENDING: Final = 0.85
@@ -44,22 +43,16 @@ PATIENCE: Final = 90.0
 #: Seconds between two looks at whether it has.
 LOOK: Final = 0.25
 
-#: Redis forgets nothing that it has answered for; the observer may be slow.
-REDIS: Final = (
-    *("--appendonly", "yes", "--appendfsync", "always"),
-    *("--client-output-buffer-limit", "pubsub", "0", "0", "0"),
-)
-
 #: Patterns of the keys that exist only while something waits, runs or is being cancelled.
 PASSING: Final = (
-    "rq:queue:*",
-    "rq:wip:*",
-    "rq:execution*",
-    "rq:scheduled:*",
-    "rq:deferred:*",
-    "rq:worker:*:*",
-    "rq:workers*",
-    f"{keys.PREFIX}:workers",
+    f"{RQ_KEY_PREFIX}:queue:*",
+    f"{RQ_KEY_PREFIX}:wip:*",
+    f"{RQ_KEY_PREFIX}:execution*",
+    f"{RQ_KEY_PREFIX}:scheduled:*",
+    f"{RQ_KEY_PREFIX}:deferred:*",
+    f"{RQ_KEY_PREFIX}:worker:*:*",
+    f"{RQ_KEY_PREFIX}:workers*",
+    keys.workers(RQ_KEY_PREFIX),
     f"{keys.PREFIX}:*:cancel",
 )
 
@@ -75,9 +68,13 @@ class Run:
 
     Args:
         folder: gets the logs of the workers.
+        topology: a name of `chaos.topology`.
     """
 
-    def __init__(self, seed: int, tasks: int, seconds: float, workers: int, folder: Path) -> None:
+    def __init__(
+        self, seed: int, tasks: int, seconds: float, workers: int, folder: Path, *, topology: str = "standalone"
+    ) -> None:
+        self._topology = topology
         self._plans = plans.make(seed, tasks, seconds * SENDING)
         self._seconds = seconds
         self._workers = workers
@@ -87,25 +84,24 @@ class Run:
     async def run(self) -> History:
         """Let it all happen; what has."""
         async with AsyncExitStack() as stack:
-            server = stack.enter_context(EmbeddedRedis(args=REDIS))
+            topology = stack.enter_context(TOPOLOGIES[self._topology](self._history.seed, self._folder))
             provider = stack.enter_context(Provider(self._history.seed, {plan.task: plan for plan in self._plans}))
-            port = urlsplit(server.url).port
-            assert port is not None
-            clients = await stack.enter_async_context(Proxy(port))
-            bus = await stack.enter_async_context(AsyncBus(clients.url))
-            blocking = redis.Redis.from_url(clients.url, retry=Retry(NoBackoff(), 0), socket_timeout=10)
+            way = await stack.enter_async_context(Proxy(*topology.ports, url=topology.url))
+            bus = await stack.enter_async_context(AsyncBus(way.url))
+            blocking = clients.blocking(way.url, home=RQ_KEY_PREFIX, retry=Retry(NoBackoff(), 0), socket_timeout=10)
             stack.callback(blocking.close)
             once = redis.asyncio.retry.Retry(NoBackoff(), 0)
             plain = connections.asynchronous(blocking, retry=once, socket_timeout=10)
             stack.push_async_callback(plain.aclose)
-            observer = Observer(server.url)  # a silent connection would deafen it for good
+            # A silent connection would deafen it for good.
+            observer = Observer(clients.asynchronous(topology.url(topology.ports), home=RQ_KEY_PREFIX))
             await observer.start()
-            fleet = Fleet(port, self._workers, self._folder, provider.tables)
+            fleet = Fleet(topology, self._workers, self._folder, provider.tables)
             stack.callback(fleet.kill)
             await fleet.start()
             producer = Producer(bus, plain, blocking)
             followers = Followers(bus, self._history.seed)
-            injector = Injector(self._history.seed, fleet, server, clients)
+            injector = Injector(self._history.seed, fleet, topology, way, observer)
             async with asyncio.TaskGroup() as group:
                 group.create_task(injector.run(self._seconds))
                 load = group.create_task(self._send(producer, followers))
@@ -115,13 +111,16 @@ class Run:
             history.incidents, history.exits = injector.incidents, fleet.exits
             history.calls, history.watches = provider.calls, observer.watches
             history.followings = followers.followings
-            async with redis.asyncio.Redis.from_url(server.url) as client:
-                await self._ended(client)
+            stores = [clients.asynchronous(server.url) for server in topology.servers]
+            for store in stores:
+                stack.push_async_callback(store.aclose)
+            async with clients.asynchronous(topology.url(topology.ports), home=RQ_KEY_PREFIX) as client:
+                await self._ended(client, stores)
                 await followers.end(load.result(), PATIENCE / 3)
                 provider.close_the_books()
                 await fleet.stop()
                 await observer.stop()
-                await self._read(client)
+                await self._read(client, stores)
             return history
 
     async def _send(self, producer: Producer, followers: Followers) -> list[asyncio.Task[None]]:
@@ -141,7 +140,7 @@ class Run:
                 group.create_task(send(plan))
         return following
 
-    async def _ended(self, client: redis.asyncio.Redis) -> None:
+    async def _ended(self, client: redis.asyncio.Redis, stores: Sequence[redis.asyncio.Redis]) -> None:
         """Wait until every log is sealed and nothing is left that only exists while something runs; not for ever."""
         deadline = time.monotonic() + PATIENCE
         open_tasks = set(self._history.promises)
@@ -150,38 +149,42 @@ class Run:
                 if await client.xrevrange(keys.log(task), keys.SEAL, keys.SEAL):
                     open_tasks.discard(task)
             running = [
-                key for key in await self._passing(client) if not key.startswith(("rq:workers", keys.workers("rq")))
+                key
+                for key in await self._passing(stores)
+                if not key.startswith((f"{RQ_KEY_PREFIX}:workers", keys.workers(RQ_KEY_PREFIX)))
             ]
             if not open_tasks and not running:
                 return
             await asyncio.sleep(LOOK)
         say(f"{len(open_tasks)} tasks have not ended in {PATIENCE:.0f} s")
 
-    async def _passing(self, client: redis.asyncio.Redis) -> list[str]:
+    async def _passing(self, stores: Sequence[redis.asyncio.Redis]) -> list[str]:
         """Keys that only exist while something waits or runs."""
-        return sorted([key.decode() for pattern in PASSING async for key in client.scan_iter(pattern, 1000)])
+        return sorted(
+            [key.decode() for store in stores for pattern in PASSING async for key in store.scan_iter(pattern, 1000)]
+        )
 
     async def _runs_out(self, client: redis.asyncio.Redis, key: str) -> bool:
         """Whether it lists only workers that died before they had a lease: RQ forgets them with their hashes."""
-        if not key.startswith("rq:workers"):
+        if not key.startswith(f"{RQ_KEY_PREFIX}:workers"):
             return False
         return all([await client.ttl(worker) > 0 for worker in await client.smembers(key)])
 
-    async def _read(self, client: redis.asyncio.Redis) -> None:
+    async def _read(self, client: redis.asyncio.Redis, stores: Sequence[redis.asyncio.Redis]) -> None:
         """What is in Redis at the end."""
         history = self._history
         registries: dict[str, set[str]] = {}
         for kind in REGISTRIES:
             for queue in QUEUES:
-                for member in await client.zrange(f"rq:{kind}:{queue}", 0, -1):
+                for member in await client.zrange(f"{RQ_KEY_PREFIX}:{kind}:{queue}", 0, -1):
                     assert isinstance(member, bytes)
                     task = member.decode().partition(":")[0]
                     registries.setdefault(task, set()).add(kind)
         for task in history.promises:
             async with client.pipeline(transaction=False) as pipe:
                 pipe.xrange(keys.log(task))
-                pipe.hgetall(f"rq:job:{task}")
-                pipe.xrange(f"rq:results:{task}")
+                pipe.hgetall(f"{RQ_KEY_PREFIX}:job:{task}")
+                pipe.xrange(f"{RQ_KEY_PREFIX}:results:{task}")
                 entries, job, results = await pipe.execute()
             history.logs[task] = [
                 Message(task, entry.decode(), fields[keys.EVENT_FIELD.encode()].decode()) for entry, fields in entries
@@ -195,12 +198,12 @@ class Run:
                 )
         history.leftovers = [
             f"{key} ({await _members(client, key)})"
-            for key in await self._passing(client)
+            for key in await self._passing(stores)
             if not await self._runs_out(client, key)
         ]
         # Those of workers that have left run out by themselves.
-        async for key in client.scan_iter("rq:worker:*", 1000):
-            if key.count(b":") == 2 and await client.ttl(key) == -1:
+        async for key in client.scan_iter(f"{RQ_KEY_PREFIX}:worker:*", 1000):
+            if key.count(b":") == 2 + RQ_KEY_PREFIX.count(":") and await client.ttl(key) == -1:
                 history.leftovers.append(key.decode())
 
 
@@ -225,9 +228,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options().parse_args(arguments)
     seed = options.seed if options.seed is not None else time.time_ns() % 1_000_000
     folder = Path(tempfile.mkdtemp(prefix="deltabus-chaos-"))
-    say(f"chaos: {options.tasks} tasks in {options.seconds:g} s, {options.workers} workers, --seed {seed}")
+    say(
+        f"chaos: {options.tasks} tasks in {options.seconds:g} s, {options.workers} workers, "
+        f"--topology {options.topology} --seed {seed}"
+    )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        history = runner.run(Run(seed, options.tasks, options.seconds, options.workers, folder).run())
+        run = Run(seed, options.tasks, options.seconds, options.workers, folder, topology=options.topology)
+        history = runner.run(run.run())
     violations = check(history)
     summary = summarise(history, violations)
     if options.json:
@@ -248,6 +255,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", type=int, default=1000, help="how many tasks are sent (default: 1000)")
     parser.add_argument("--seconds", type=float, default=30.0, help="for how long faults strike (default: 30)")
     parser.add_argument("--workers", type=int, default=4, help="worker processes at any time (default: 4)")
+    parser.add_argument("--topology", choices=TOPOLOGIES, default="standalone", help="of Redis (default: standalone)")
     parser.add_argument("--seed", type=int, help="of a run that is to be repeated (default: another one each time)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, with every violation")
     parser.add_argument("--keep", action="store_true", help="keep history and worker logs although all is well")

@@ -24,8 +24,8 @@ AGAIN: Final = 0.1
 class Observer:
     """Hears every channel of every task, by plain pub/sub: what it misses, it has missed."""
 
-    def __init__(self, url: str) -> None:
-        self._redis = redis.asyncio.Redis.from_url(url)
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._redis = client
         self._task: asyncio.Task[None] | None = None
         #: Set while it listens.
         self.listens = asyncio.Event()
@@ -35,6 +35,15 @@ class Observer:
         """Begin; it listens when this returns."""
         self._task = asyncio.create_task(self._run())
         await self.listens.wait()
+
+    async def pause(self) -> None:
+        """Listen no more for a while: what is published now may be heard by nobody."""
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if self.listens.is_set():
+            self.listens.clear()
+            self.watches[-1].until = time.time()
 
     async def stop(self) -> None:
         """Leave, with everything heard that was published before."""

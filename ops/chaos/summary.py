@@ -53,6 +53,8 @@ def summarise(history: History, violations: Sequence[Violation]) -> dict[str, An
         "drains": faults["drain"],
         "redis restarts": faults["restart"] + faults["crash"],
         "of them crashes": faults["crash"],
+        "failovers": faults["failover"],
+        "moves of slots": faults["move"],
         "connections cut": faults["cut"],
         "slow spells": faults["slow"],
         "struck at named points": {point: points[point] for point in POINTS},

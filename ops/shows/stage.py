@@ -114,7 +114,7 @@ class Stage:
     def __init__(self, server: EmbeddedRedis, bus: AsyncBus, folder: Path, settings: Mapping[str, float]) -> None:
         self.server = server
         self.redis = redis.asyncio.Redis.from_url(server.url, socket_timeout=PATIENCE)
-        self.observer = Observer(server.url)
+        self.observer = Observer(redis.asyncio.Redis.from_url(server.url))
         self.streams: list[Stream] = []
         self.workers: list[Worker] = []
         self._bus = bus

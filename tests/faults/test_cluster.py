@@ -13,7 +13,7 @@ import redis
 from faults import FAST, attempts
 from processes import DELTABUS, PATIENCE, Background, environ
 
-from chaos.nodes import Nodes, ask, port
+from chaos.nodes import Nodes, ask
 from deltabus import Bus, Cancelled, Completed, Delta, Task, TaskFailed, clients, keys
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis
@@ -156,27 +156,8 @@ def test_streams_go_on_while_slots_move(site: Site) -> None:
         for task in tasks:
             site.streams(task)
         for key in (*(keys.log(task.id) for task in tasks[:3]), PREFIX):
-            move(site.nodes, key)
+            site.nodes.move(site.nodes.slot(key))
         for task in tasks:
             assert site.completes(task, 60) == 1
         (task,) = site.chat(1, words=3)
         assert site.completes(task, 3) == 1
-
-
-def move(nodes: Nodes, key: str) -> None:
-    """Move the slot of a key to the next node, as `redis-cli --cluster reshard` does it."""
-    slot = ask(nodes.servers[0], "CLUSTER", "KEYSLOT", key)
-    ids = [ask(server, "CLUSTER", "MYID") for server in nodes.servers]
-    owner = next(number for number, server in enumerate(nodes.servers) if _owns(server, slot))
-    target = (owner + 1) % len(ids)
-    ask(nodes.servers[target], "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[owner])
-    ask(nodes.servers[owner], "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
-    while found := ask(nodes.servers[owner], "CLUSTER", "GETKEYSINSLOT", slot, 100):
-        ask(nodes.servers[owner], "MIGRATE", "127.0.0.1", port(nodes.servers[target]), "", 0, 5000, "KEYS", *found)
-    for number in (target, owner, *range(len(ids))):
-        ask(nodes.servers[number], "CLUSTER", "SETSLOT", slot, "NODE", ids[target])
-
-
-def _owns(server: EmbeddedRedis, slot: int) -> bool:
-    mine = ask(server, "CLUSTER", "MYID")
-    return any(first <= slot <= last and owner[2] == mine for first, last, owner, *_ in ask(server, "CLUSTER", "SLOTS"))
