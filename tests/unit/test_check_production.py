@@ -80,6 +80,9 @@ def url(text: str) -> str:
         ("redis://localhost", "redis.password", "warning"),
         ("redis://127.0.0.1:6379", "redis.password", "warning"),
         ("redis://[::1]:6379", "redis.password", "warning"),
+        ("redis://[::1]", "redis.password", "warning"),
+        ("redis+sentinel://:pw@s1,s2:26379/main", "redis.tls", "error"),
+        ("redis+sentinel://localhost:1,localhost:2/main", "redis.password", "warning"),
     ],
 )
 def test_redis_lets_nobody_in_and_nobody_listen(around, address: str, subject: str, state: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -26,8 +27,8 @@ def _url(around: Surroundings) -> tuple[SplitResult, dict[str, str]]:
 
 def _is_here(url: SplitResult) -> bool:
     """Whether what is said to Redis stays on this machine."""
-    hosts = url.netloc.rpartition("@")[2].split(",")  # several: Sentinels
-    return "unix" in url.scheme or all(is_loopback(host.rpartition(":")[0] or host) for host in hosts)
+    hosts = url.netloc.rpartition("@")[2].split(",")  # several: Sentinels, nodes of a Cluster
+    return "unix" in url.scheme or all(is_loopback(re.sub(r":\d+$", "", host)) for host in hosts)
 
 
 def _password(around: Surroundings) -> Verdict:
