@@ -34,7 +34,7 @@ from typing import NamedTuple, Self
 import pytest
 import redis
 import yaml
-from processes import PATIENCE, Background, environ
+from processes import PATIENCE, Background, environ, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +42,9 @@ _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>.*)$")
 
 #: What `deltabus dev` tells a reader to type where it could not have the usual port.
 _EXPORT = re.compile(r"^ *export (\w+)=(\S+)$", re.MULTILINE)
+
+#: The port of metrics in all documents: two of them may be followed at the same time.
+METRICS_PORT = "9464"
 
 
 class Block(NamedTuple):
@@ -88,6 +91,7 @@ class Reader:
 
     def __init__(self, folder: Path, redis_url: str | None = None) -> None:
         self.folder = folder
+        self._port = free_port()
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environ = environ(PATH=programs)
         # A block of the repository must not change it, nor the environment that the tests run in.
@@ -165,7 +169,8 @@ class Reader:
         self.environ |= {"DELTABUS_REDIS_URL": url, "REDIS_URL": url, "RQ_REDIS_URL": url}
 
     def _here(self, text: str) -> str:
-        """The text with the address that documents name replaced by the one in use."""
+        """The text with the address and the port that documents name replaced by those in use."""
+        text = text.replace(METRICS_PORT, str(self._port))
         return text.replace("redis://localhost:6379", self.environ.get("REDIS_URL", "redis://localhost:6379"))
 
     def _redis(self, block: Block) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from processes import DELTABUS, PATIENCE, Background, environ
+from processes import DELTABUS, PATIENCE, Background, environ, free_port
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from rq import Queue
@@ -44,12 +43,6 @@ class Page(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.body)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fetch(port: int, path: str, method: str = "GET", **headers: str) -> Page:

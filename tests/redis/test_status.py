@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from processes import free_port
 from structlog.testing import capture_logs
 
 from deltabus.board import Board
@@ -28,12 +29,6 @@ from deltabus.tasks import chat
 
 #: Seconds within which something must have been seen.
 DEADLINE = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(port: int, path: str) -> tuple[int, dict[str, Any]]:
