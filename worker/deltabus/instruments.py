@@ -55,7 +55,7 @@ class Instruments:
     @contextlib.contextmanager
     def looked_after(self, settings: Settings, connection: Redis, queues: Sequence[str]) -> Iterator[None]:
         """Beat, and have somebody look whether the process is stuck, while the block runs. Entered on the loop."""
-        self._pulse.beat()
+        self._pulse.beat(settings.lease)
         lookout = Lookout(
             self._pulse,
             self._board,

@@ -24,7 +24,7 @@ from deltabus.catalogue import STALLS
 from deltabus.pulse import Pulse, Trouble
 
 #: Longest time, in seconds, between two looks at the loop.
-INTERVAL: Final = 1.0
+INTERVAL: Final = 2.0
 
 #: How often queues are looked at while nothing is taken: so often within `stall_after`.
 LOOKS: Final = 6

@@ -14,8 +14,10 @@ from typing import Final
 from deltabus.board import Board
 from deltabus.telemetry import Observer
 
-#: Seconds between two beats of a loop.
-INTERVAL: Final = 0.5
+#: Longest time, in seconds, between two beats of a loop, and the part of a lease that it is at most. Each wakes a
+#: worker that is idle, and whoever looks waits for a whole lease.
+INTERVAL: Final = 2.0
+BEATS: Final = 5
 
 #: The series on the board.
 _PULSE: Final = ("pulse",)
@@ -63,10 +65,10 @@ class Pulse(Observer):
         self._providers: dict[str, memoryview[float]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def beat(self) -> None:
-        """Beat, and go on beating as long as the loop runs."""
+    def beat(self, lease: float) -> None:
+        """Beat, and go on beating as long as the loop runs, several times in a lease of so many seconds."""
         self._set("beat", time.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self.beat)
+        self._timer = asyncio.get_running_loop().call_later(min(INTERVAL, lease / BEATS), self.beat, lease)
 
     def stop(self) -> None:
         """Beat no more: the work is over."""
