@@ -10,7 +10,6 @@ the value in it, nor what a command printed, on standard output or on standard e
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +131,8 @@ class SecretSource:
         what = f"the command {words[0]}"
         if not self.run_commands:
             raise ConfigError(f"it is what {words[0]} prints, and only workers run such commands")
+        import subprocess  # takes longer than all else here, and most have no command
+
         try:
             done = subprocess.run(  # noqa: S603 - the operator's own words, and no shell
                 words,
