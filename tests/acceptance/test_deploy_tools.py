@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT
+
+from supply import sbom
 
 DEPLOY = ROOT / "ops" / "deploy"
 TOOLS = ROOT / ".cache" / "tools" / "bin"
@@ -66,6 +69,19 @@ def test_kubectl_builds_them(folder: str) -> None:
     built = run(kubectl, "kustomize", DEPLOY / "kubernetes" / folder)
     assert built.count("\nkind: ") == (6 if folder == "base" else 8)
     assert ("replicas: 2" in built) == (folder == "base"), "KEDA decides how many there are"
+
+
+def test_the_bill_of_materials_keeps_to_the_schema_of_cyclonedx(tmp_path: Path) -> None:
+    if not TOOLS.exists():
+        assert os.environ.get("CI") != "true", "make tools"
+        pytest.skip("the library that has the schema is not installed (make tools)")
+    check = [TOOLS / "python", DEPLOY / "sbom_schema.py", tmp_path / "sbom.json"]
+    document = sbom.document()
+    (tmp_path / "sbom.json").write_text(json.dumps(document))
+    assert "CycloneDX 1.6" in run(*check)
+    (tmp_path / "sbom.json").write_text(json.dumps({**document, "serialNumber": "one"}))
+    with pytest.raises(AssertionError, match="urn:uuid"):
+        run(*check)
 
 
 @pytest.fixture
