@@ -31,6 +31,9 @@ from deltabus.roster import Roster
 #: Connections at once; one more, and the oldest is cut off.
 CONNECTIONS: Final = 16
 
+#: Connections that may wait to be accepted.
+BACKLOG: Final = 128
+
 #: Seconds that a client may take for each step of its request.
 PATIENCE: Final = 5.0
 
@@ -65,8 +68,10 @@ class StatusServer:
         self._problem: str | None = None
         try:
             self._server = _Server((host, port), self)
-        except (OSError, OverflowError) as exc:
-            raise ConfigError(f"metrics_port: cannot listen on {host}:{port}: {getattr(exc, 'strerror', exc)}") from exc
+        except OSError as exc:
+            raise ConfigError(
+                f"metrics_port: cannot listen on {host}:{port}: {exc.strerror}; choose another metrics_port or metrics_host"
+            ) from exc
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="deltabus status", kwargs={"poll_interval": 0.2}, daemon=True
         )
@@ -136,6 +141,8 @@ class _Server(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    # Whoever does not fit in there tries again a second later, and a probe is not that patient.
+    request_queue_size = BACKLOG
 
     def __init__(self, where: tuple[str, int], status: StatusServer) -> None:
         self.status = status

@@ -67,7 +67,8 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
     settings = load()
     if not structlog.is_configured():  # structlog's own defaults show local variables: prompts and keys
         logs.configure(settings)
-    telemetry.observe(TaskLog(settings.task_lines))
+    task_log = TaskLog(settings.task_lines)
+    telemetry.observe(task_log)
     registry = Registry(settings)
     async with connections.asynchronous(job.connection) as redis:
         log = Log(redis, settings)
@@ -91,6 +92,7 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
                 )
             )
         finally:
+            task_log.sum_up()
             heart.cancel()
             await log.aclose()
             await temporary.aclose()
