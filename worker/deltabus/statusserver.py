@@ -70,7 +70,7 @@ class StatusServer:
             self._server = _Server((host, port), self)
         except OSError as exc:
             raise ConfigError(
-                f"metrics_port: cannot listen on {host}:{port}: {exc.strerror}; choose another metrics_port or metrics_host"
+                f"metrics_port: cannot listen on {host}:{port}: {exc.strerror}; choose another port or address"
             ) from exc
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="deltabus status", kwargs={"poll_interval": 0.2}, daemon=True
