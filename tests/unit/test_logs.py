@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
+import threading
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -138,6 +142,30 @@ def test_a_line_for_an_attempt_names_it(lines):
     for line in (one, two):
         assert (line["task"], line["attempt"], line["queue"], line["provider"]) == ("t1", 2, "chat", "main")
     assert "task" not in three
+
+
+def test_what_nobody_catches_comes_out_as_lines(lines, monkeypatch):
+    for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    out = lines(log_format="json")
+    logs.catch_all()
+    try:
+        error = ValueError("a prompt")
+        thread = threading.Thread(target=int, args=("a prompt",), name="worker of wonders")
+        thread.start()
+        thread.join()
+        sys.excepthook(ValueError, error, None)
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("old", DeprecationWarning, stacklevel=1)
+    finally:
+        logging.captureWarnings(capture=False)
+    told = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["level"] for line in told] == ["error", "critical", "error", "warning"]
+    assert told[0]["thread"] == "worker of wonders"
+    assert "DeprecationWarning: old" in told[3]["message"]
+    assert "a prompt" not in out.getvalue()
 
 
 def test_the_level_holds_for_both_kinds_of_lines(lines):

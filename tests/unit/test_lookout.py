@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -99,6 +100,23 @@ def test_a_worker_that_knows_why_it_takes_nothing_is_not_stuck(post, why):
 def test_a_queue_of_which_redis_tells_nothing_is_no_reason(post):
     post.queues = RedisConnectionError("away")
     assert post.look(3 * STALL) is Trouble.NONE
+
+
+def test_a_lookout_that_fails_looks_again(monkeypatch):
+    post = Post()
+    looked, found = threading.Event(), []
+
+    def judge(now: float) -> Trouble:
+        found.append(now)
+        if len(found) > 1:
+            looked.set()
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(post.lookout, "_judge", judge)
+    monkeypatch.setattr("deltabus.lookout.INTERVAL", 0.001)
+    with capture_logs() as lines, post.lookout:
+        assert looked.wait(60)
+    assert lines[0]["event"] == "the lookout failed, and looks again"
 
 
 def test_it_can_be_told_not_to_look_at_queues():

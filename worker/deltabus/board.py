@@ -35,9 +35,9 @@ Key = tuple[str, ...]
 
 def shared() -> int:
     """A descriptor of memory for a board, which a child process may inherit; nothing in a folder leads to it."""
-    if hasattr(os, "memfd_create"):
+    try:
         descriptor = os.memfd_create("deltabus-board")
-    else:  # no Linux
+    except (AttributeError, OSError):  # no Linux, or one that does not allow it
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, SIZE)

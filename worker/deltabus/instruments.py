@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from redis import Redis
 
@@ -27,13 +28,21 @@ class Instruments:
     """
 
     def __init__(self, board: Board | None) -> None:
-        self._shows_itself = board is None
-        self._board = board or Board()
-        self._pulse = Pulse(self._board)
+        self._given = board
+
+    # At the first use: RQ also makes workers only to look at them.
+
+    @cached_property
+    def _board(self) -> Board:
+        return self._given or Board()
+
+    @cached_property
+    def _pulse(self) -> Pulse:
+        return Pulse(self._board)
 
     def observers(self, settings: Settings, queues: Sequence[str]) -> list[Observer]:
         """Who writes on the board. Nothing is counted that nobody can see."""
-        if self._shows_itself and not settings.metrics_port:
+        if self._given is None and not settings.metrics_port:
             return [self._pulse]
         return [self._pulse, Counting(self._board, queues=queues, tenants=settings.metrics_tenants)]
 
@@ -44,7 +53,7 @@ class Instruments:
         Raises:
             ConfigError: it cannot be served.
         """
-        if not (self._shows_itself and settings.metrics_port):
+        if self._given is not None or not settings.metrics_port:
             yield
             return
         roster = Roster()

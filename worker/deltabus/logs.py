@@ -17,8 +17,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Collection
 from functools import partial
+from types import TracebackType
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -69,6 +71,30 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     root.setLevel(settings.log_level.upper())
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+
+
+def catch_all() -> None:
+    """Have what nobody catches come out as lines, too: errors that end the process or a thread, and warnings.
+
+    For programs that are the log's alone; called after `configure`.
+    """
+    log = structlog.get_logger("deltabus")
+
+    def of_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.critical("the process ends with an error", exc_info=(kind, error, trace))
+
+    def of_thread(what: threading.ExceptHookArgs) -> None:
+        if what.exc_value is not None:
+            log.error("a thread ends with an error", exc_info=what.exc_value, thread=getattr(what.thread, "name", None))
+
+    def of_destructor(what: sys.UnraisableHookArgs) -> None:
+        if what.exc_value is not None:
+            log.error("an error that nobody could catch", exc_info=what.exc_value)
+
+    sys.excepthook = of_process
+    threading.excepthook = of_thread
+    sys.unraisablehook = of_destructor
+    logging.captureWarnings(capture=True)
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -75,7 +75,10 @@ class Lookout:
     def _look(self) -> None:
         interval = min(INTERVAL, self._lease / 4, self._stall_after / LOOKS or INTERVAL)
         while not self._over.wait(interval):
-            self._say(self._judge(time.monotonic()))
+            try:
+                self._say(self._judge(time.monotonic()))
+            except Exception:
+                log.exception("the lookout failed, and looks again")
 
     def _judge(self, now: float) -> Trouble:
         reading = self._pulse.read()

@@ -90,6 +90,7 @@ def worker(
     from deltabus import logs
 
     logs.configure(settings)
+    logs.catch_all()
     if supervised:
         from deltabus.supervisor import stop_with_supervisor
 

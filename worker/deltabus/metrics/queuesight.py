@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from redis import Redis
+from redis.client import Pipeline
 from rq.job import Job
 from rq.registry import (
     BaseRegistry,
@@ -54,8 +55,7 @@ def look(redis: Redis, queues: Sequence[str]) -> list[Sight]:
         pipeline.lindex(key, 0)
         for registry in REGISTRIES.values():
             pipeline.zcard(registry.key_template.format(queue))
-    # A key of the wrong type is said in the worker's log; here it counts as empty.
-    found = pipeline.execute(raise_on_error=False)
+    found = _run(pipeline)
     each = len(REGISTRIES) + 2
     rows = [found[at : at + each] for at in range(0, len(found), each)]
     heads = [row[1] for row in rows]
@@ -63,7 +63,7 @@ def look(redis: Redis, queues: Sequence[str]) -> list[Sight]:
     for head in heads:
         if isinstance(head, bytes):
             pipeline.hget(Job.key_for(head.decode(errors="replace")), "enqueued_at")
-    dates = iter(pipeline.execute(raise_on_error=False))
+    dates = iter(_run(pipeline))
     now = time.time()
     sights = []
     for queue, row in zip(queues, rows, strict=True):
@@ -84,13 +84,22 @@ def waiting(redis: Redis, queues: Sequence[str]) -> list[str]:
     pipeline = redis.pipeline(transaction=False)
     for queue in queues:
         pipeline.llen(key_of(queue))
-    found = pipeline.execute(raise_on_error=False)
+    found = _run(pipeline)
     return [queue for queue, depth in zip(queues, found, strict=True) if _count(depth)]
 
 
 def key_of(queue: str) -> str:
     """RQ's key of a queue."""
     return f"{BusQueue.redis_queue_namespace_prefix}{queue}"
+
+
+def _run(pipeline: Pipeline) -> list[Any]:
+    """The replies. A key of the wrong type, which the worker's log tells of, has no number here."""
+    replies: list[Any] = pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception) and "WRONGTYPE" not in str(reply):
+            raise reply
+    return replies
 
 
 def _count(reply: Any) -> int:
