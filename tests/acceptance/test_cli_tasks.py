@@ -305,7 +305,7 @@ def test_check_tells_a_user_without_rights(run: Run, url: str) -> None:
         redis.acl_setuser("wrong", enabled=True, passwords=["+pw"])
     done = run("check", "--redis", url.replace(":hunter2@", "weak:pw@"))
     assert done.returncode == exits.FAILED
-    assert re.search(r"error +rights +Redis refuses: .*eval.*\n +to mend it: allow this user", done.stdout)
+    assert re.search(r"error +rights +Redis refuses: .*eval.*\n +to mend it: give this user", done.stdout)
     done = run("check", "--redis", url.replace(":hunter2@", "weak:no@"))
     assert done.returncode == exits.UNREACHABLE
 

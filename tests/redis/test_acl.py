@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -317,6 +318,17 @@ def test_an_operator_sees_and_mends_what_there_is(fort: Fort, tmp_path: Path) ->
         run(*rq, "resume", "--config", "deltabus.rqsettings")
         assert '"ok":true' in run(*DELTABUS, "check", "--json")
     assert {entry["object"] for entry in fort.refusals("deltabus-operator")} <= {"acl|whoami"}
+
+
+def test_a_workers_host_can_be_checked_with_the_workers_own_user(fort: Fort, tmp_path: Path) -> None:
+    words = [*DELTABUS, "check", "--production", "--json"]
+    variables = environ(fort.url("deltabus-worker"))
+    done = subprocess.run(
+        words, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    states = {finding["subject"]: finding["state"] for finding in json.loads(done.stdout)["findings"]}
+    assert (states["Redis"], states["rights"]) == ("ok", "ok")
+    assert {"redis.user", "redis.password"}.isdisjoint(states), "it is a user of its own, and has a password"
 
 
 def test_a_worker_without_a_right_says_which_and_where_it_stands(fort: Fort) -> None:

@@ -27,7 +27,7 @@ class Server:
     info: Mapping[str, Any]
     #: CONFIG GET; empty where that is not allowed.
     config: Mapping[str, str] = field(default_factory=dict)
-    #: ACL WHOAMI.
+    #: ACL WHOAMI; empty: a user who may not ask.
     user: str = "default"
     #: Queues in RQ's list that the settings do not name.
     other_queues: Sequence[str] = ()
@@ -88,7 +88,7 @@ def _secret_files(value: Any, folder: Path) -> Iterator[Path]:
 
 
 def _server(redis: Redis, settings: Settings) -> Server:
-    from redis.exceptions import ResponseError
+    from redis.exceptions import NoPermissionError, ResponseError
 
     from deltabus.records import payload
 
@@ -99,6 +99,8 @@ def _server(redis: Redis, settings: Settings) -> Server:
         told = {}
     try:
         user = as_text(redis.acl_whoami() or "default")
+    except NoPermissionError:
+        user = ""  # nobody refuses that to `default`
     except ResponseError:
         user = "default"
     config = {as_text(name): as_text(value) for name, value in told.items()}
