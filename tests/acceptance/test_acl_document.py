@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -52,8 +51,3 @@ def test_the_recipes_without_tenants_are_recipes(tmp_path: Path) -> None:
     users.write_text(said.replace("SHA256", "0" * 64))
     with EmbeddedRedis(args=["--aclfile", str(users)]) as server, redis.Redis.from_url(server.url) as root:
         assert set(root.acl_users()) == {"default", "deltabus-producer", "deltabus-subscriber"}
-
-
-def test_every_link_leads_to_something() -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (FOLDER / "README.md").read_text(encoding="utf-8")):
-        assert target.startswith("https://") or (FOLDER / target).exists(), target

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import socket as socket_module
 import sys
 from collections.abc import Iterator
 from urllib.parse import quote, urlencode, urlsplit
@@ -13,7 +15,7 @@ import redis
 from certificates import Authority
 from processes import DELTABUS, Background, environ
 
-from deltabus import Bus, clients, embedded
+from deltabus import Bus, clients, connections, embedded
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis
 from deltabus.errors import BusUnavailable
@@ -137,3 +139,43 @@ def test_who_asks_a_server_as_if_it_were_a_sentinel_is_told(redis_url: str) -> N
     ):
         bus.chat(messages="hello")
     assert "mymaster" in str(caught.value)
+
+
+def test_a_line_that_goes_dead_without_a_word_is_noticed_by_the_kernel(redis_url: str) -> None:
+    """A worker that waits for a job on it hears nothing either way."""
+
+    async def main() -> int:
+        with redis.Redis.from_url(redis_url) as stock:
+            async with connections.asynchronous(stock) as client:
+                line = client.connection_pool.make_connection()
+                await line.connect()
+                found = line._writer.transport.get_extra_info("socket")
+                seconds = found.getsockopt(socket_module.SOL_TCP, socket_module.TCP_KEEPIDLE)
+                await line.disconnect()
+                return seconds
+
+    assert asyncio.run(main()) == 3
+    with clients.blocking(redis_url) as client:
+        client.ping()
+        (line,) = client.connection_pool._available_connections
+        assert line._sock.getsockopt(socket_module.SOL_TCP, socket_module.TCP_KEEPIDLE) == 3
+
+
+def test_a_worker_waits_for_a_redis_that_comes_later() -> None:
+    with EmbeddedRedis() as server:
+        server.kill()
+        with Background([*DELTABUS, "worker", "chat"], environ=environ(server.url)) as worker:
+            worker.wait_for("is away, trying until it is back")
+            server.start()
+            worker.wait_for("is back")
+            worker.wait_for("worker started")
+        server.kill()
+        with Background([*DELTABUS, "worker", "chat", "--burst"], environ=environ(server.url)) as worker:
+            assert worker.end() == exits.UNREACHABLE
+
+
+def test_a_worker_that_is_not_let_in_waits_for_nothing(guarded: tuple[str, str]) -> None:
+    _, url = guarded
+    with Background([*DELTABUS, "worker", "chat"], environ=environ(url.replace("somebody", "nobody"))) as worker:
+        assert worker.end() == exits.UNREACHABLE
+        assert "away" not in worker.said

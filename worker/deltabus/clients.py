@@ -20,6 +20,7 @@ from deltabus.cluster import (
 )
 from deltabus.discovery import (
     DRIVER,
+    KEEPALIVE,
     AsyncConnection,
     AsyncFindingConnection,
     AsyncFindingSSLConnection,
@@ -105,7 +106,7 @@ def options(url: str, home: str = RQ_KEY_PREFIX) -> dict[str, Any]:
         parsed = parse_url(where.of(where.nodes[0]) if where.nodes else url)  # type: ignore[no-untyped-call]
     except ValueError as exc:
         raise ConfigError(f"`redis_url`: {exc}") from exc
-    kwargs: dict[str, Any] = {**DRIVER, **parsed}
+    kwargs: dict[str, Any] = {**DRIVER, **({} if where.scheme == "unix" else KEEPALIVE), **parsed}
     if where.nodes:
         for name in ("host", "port", "connection_class"):
             kwargs.pop(name, None)

@@ -14,7 +14,7 @@ from rq.connections import get_connection_kwargs
 
 from deltabus import clients
 from deltabus.commit import resettable
-from deltabus.discovery import Sentinels
+from deltabus.discovery import KEEPALIVE, Sentinels
 
 #: What a blocking client's pool may hold that means nothing to, or is of another kind in, an asyncio one.
 _NOT_PORTABLE: Final = ("retry", "retry_on_error", "parser_class", "socket_timeout", "decode_responses", "encoding")
@@ -56,6 +56,8 @@ def asynchronous(connection: redis.Redis, **overrides: Any) -> redis.asyncio.Red
     unix = issubclass(pool.connection_class, UnixDomainSocketConnection)
     kind = clients.kind(kwargs.get("whereabouts"), tls=tls, unix=unix)
     options = {"connection_class": resettable(kind), "socket_timeout": ANSWER_TIMEOUT, **kwargs, **overrides}
+    if not unix:
+        options |= {name: value for name, value in KEEPALIVE.items() if options.get(name) is None}
     return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))
 
 

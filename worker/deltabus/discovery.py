@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,18 @@ else:
 
 #: Seconds that one Sentinel may take to be reached, and to answer, at the most.
 PATIENCE: Final = 1.0
+
+#: When the kernel asks whether an idle line still stands, in seconds, how often and how many times: one that has gone
+#: dead without a word is noticed after 6 s, where a worker that only listens would not miss anything on it for longer.
+#: What a system does not know, it does without.
+KEEPALIVE: Final[Mapping[str, Any]] = {
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        getattr(socket, name): value
+        for name, value in (("TCP_KEEPIDLE", 3), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    },
+}
 
 #: Error replies of a server that is not, or no longer, the one to write to; where a script passes one on, it is in the
 #: text. NOREPLICAS: it may be a master that is cut off from all others, and replaced by now. MOVED, and what a script

@@ -1,14 +1,19 @@
-"""The Redis server, as the command line meets it: reached at once or not at all."""
+"""The Redis server, as the command line meets it: reached at once or not at all; by workers, in the end."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from deltabus.errors import BusUnavailable
 from deltabus.settings import Settings
 
 if TYPE_CHECKING:
     from redis import Redis
+
+
+#: First and longest pause, in seconds, between two tries of a worker to reach Redis.
+BACKOFF: Final = (0.1, 2.0)
 
 
 def connect(settings: Settings) -> Redis:
@@ -40,3 +45,30 @@ def connect(settings: Settings) -> Redis:
         client.close()
         raise BusUnavailable(f"cannot reach Redis at {settings.redis_address}: {exc}") from exc
     return client
+
+
+def wait_for(settings: Settings) -> Redis:
+    """As `connect`, for what an orchestrator starts: a Redis that is away is waited for, and that is said.
+
+    Raises:
+        BusUnavailable: the server is there, and does not let us in: that is mended by no waiting.
+    """
+    from redis import exceptions
+
+    from deltabus.outage import Outage
+
+    outage = Outage(settings.redis_address)
+    pause, longest = BACKOFF
+    while True:
+        try:
+            client = connect(settings)
+        except BusUnavailable as exc:
+            away = isinstance(exc.__cause__, exceptions.ConnectionError | exceptions.TimeoutError)
+            if not away or isinstance(exc.__cause__, exceptions.AuthenticationError | exceptions.AuthorizationError):
+                raise
+            outage.meets("start", exc.__cause__)
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+        else:
+            outage.is_over_for("start")
+            return client

@@ -14,7 +14,7 @@ import click
 
 from deltabus.cli import complete, exits
 from deltabus.cli.options import Command, Session, pass_session
-from deltabus.cli.server import connect
+from deltabus.cli.server import connect, wait_for
 from deltabus.settings import MAX_PORT
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ HELP = """Work on queues: run chat tasks, hundreds at once in each process.
 
 QUEUES are taken in the order given, the first one first; default: `queues` of the configuration.
 SIGTERM or Ctrl+C once: take nothing new, finish what runs. Again a second later: hand back what runs, and leave.
+A Redis that is away is waited for, unless --burst is given.
 
 \b
 Examples:
@@ -127,7 +128,7 @@ def _work(
     from deltabus.servicemanager import ServiceManager
     from deltabus.worker import AsyncWorker
 
-    connect(settings).close()
+    (connect if burst else wait_for)(settings).close()
     with blocking(settings.redis_url, home=settings.rq_key_prefix) as connection:
         shared = None if board is None else Board(board)
         worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings, board=shared)
@@ -159,7 +160,7 @@ def _supervise(
     words, environ = command(session, settings, *options)
     roster = Roster(processes) if settings.metrics_port else None
     with contextlib.ExitStack() as stack:
-        connection = connect(settings)
+        connection = (connect if burst else wait_for)(settings)
         if roster is None:
             connection.close()
         else:
