@@ -150,8 +150,8 @@ def test_a_wrong_configuration_names_file_key_and_fix(deltabus: Invoke, tmp_path
 @pytest.mark.parametrize(
     "command",
     [
-        "worker",
-        "worker --processes 2",
+        "worker --burst",
+        "worker --processes 2 --burst",
         "chat x",
         "enqueue f {}",
         "watch t",
