@@ -143,9 +143,28 @@ def test_producers_run_no_commands(load, tmp_path):
     loaded = load(f"[providers.acme]\napi_key = {{command = {words}}}", run_commands=False)
     assert provider(loaded).problem == (
         f"`api_key` of [providers.acme] in {tmp_path}/deltabus.toml: "
-        f"it is what {sys.executable} prints, and only workers run such commands"
+        f"the command {sys.executable} is not run: only workers run such commands"
     )
     assert not marker.exists()
+
+
+def test_a_file_that_only_lies_about_runs_no_commands_unless_it_is_ones_own(load, tmp_path, monkeypatch):
+    text = f"redis_url = {{command = {printing('redis://h')}}}"
+    load(text)
+    path = tmp_path / "deltabus.toml"
+    assert settings.load(environ={}).redis_url == "redis://h", "it is in the working directory, and one's own"
+    path.chmod(0o646)
+    with pytest.raises(
+        ConfigError, match=r"is not run: deltabus\.toml was only found in the working directory, and may be"
+    ):
+        settings.load(environ={})
+    path.chmod(0o644)
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    monkeypatch.setattr("deltabus.configfile.TRUSTED", frozenset())
+    with pytest.raises(ConfigError, match="and belongs to another user; if it is yours, name it"):
+        settings.load(environ={})
+    assert settings.load(path, {}).redis_url == "redis://h"
+    assert settings.load(environ={"DELTABUS_CONFIG": str(path)}).redis_url == "redis://h"
 
 
 def test_what_stands_elsewhere_is_masked_in_logs_and_shown_by_its_place(load, tmp_path, capsys):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,9 @@ DEFAULT_NAME: Final = "deltabus.toml"
 #: Environment variable that names the file.
 VARIABLE: Final = "DELTABUS_CONFIG"
 
+#: Users besides this one whose file in the working directory is believed: root.
+TRUSTED: Final = frozenset({0})
+
 _PLACEHOLDER = re.compile(r"\$\$|\$\{([^{}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -28,6 +33,23 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
         return Path(named)
     default = Path(DEFAULT_NAME)
     return default if default.is_file() else None
+
+
+def distrust(path: Path) -> str:
+    """Why no command may be run because this file says so; empty: it may.
+
+    A file that merely lies in the working directory is read by whoever happens to stand there: it could be anybody's.
+    """
+    found = path.stat()
+    if found.st_uid not in TRUSTED | {os.geteuid()}:
+        reason = "belongs to another user"
+    elif found.st_mode & stat.S_IWOTH:
+        reason = "may be written by everybody"
+    else:
+        return ""
+    return (
+        f"{path} was only found in the working directory, and {reason}; if it is yours, name it: --config, ${VARIABLE}"
+    )
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class SecretSource:
     variables: Mapping[str, str]
     #: What relative paths start from.
     folder: Path = Path()
-    #: Whether commands are run. A producer reads the workers' file, and needs none of their credentials.
-    run_commands: bool = True
+    #: Why commands are not run, as a sentence; empty: they are.
+    forbidden: str = ""
 
     def expand(self, key: str, value: Any) -> tuple[Any, list[str], list[str]]:
         """A provider's option with everything in it that stands elsewhere, and with `${NAME}` replaced.
@@ -129,8 +129,8 @@ class SecretSource:
 
     def _command(self, words: list[str]) -> str:
         what = f"the command {words[0]}"
-        if not self.run_commands:
-            raise ConfigError(f"it is what {words[0]} prints, and only workers run such commands")
+        if self.forbidden:
+            raise ConfigError(f"{what} is not run: {self.forbidden}")
         import subprocess  # takes longer than all else here, and most have no command
 
         try:

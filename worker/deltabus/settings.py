@@ -252,11 +252,13 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, 
     file = configfile.find(path, environ)
     table = configfile.read(file) if file else {}
     folder = file.parent if file else Path()
+    named = path is not None or bool(environ.get(configfile.VARIABLE))
+    forbidden = configfile.distrust(file) if file and not named else ""
     tables = table.pop("providers", {})
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for key, value in table.items():
-        values[key] = _from_file(key, value, SecretSource(environ, folder), str(file))
+        values[key] = _from_file(key, value, SecretSource(environ, folder, forbidden), str(file))
         sources[key] = str(file)
     variables = list(_variables(environ))
     if any(name == "redis_url" for name, _ in variables):
@@ -267,7 +269,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, 
     if (password := values.pop("redis_password", None)) is not None:
         url = values.get("redis_url", _DEFAULTS["redis_url"])
         values["redis_url"] = _with_password(url, password, sources.pop("redis_password"))
-    source = SecretSource(environ, folder, run_commands)
+    source = SecretSource(environ, folder, forbidden or ("" if run_commands else "only workers run such commands"))
     providers = providertable.read(tables, source, str(file))
     origins = dict.fromkeys(providers, str(file))
     if not providers:
