@@ -26,7 +26,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def line(redis_url: str) -> Iterator[DirectLine]:
-    line = DirectLine(redis_url, patience=10.0)
+    line = DirectLine(redis_url, home="rq", patience=10.0)
     yield line
     line.close()
 
@@ -66,12 +66,12 @@ def test_a_closed_connection_is_no_answer_and_the_next_one_is_new(line, client):
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:9/0", "redis://:wrong@{where}"])
 def test_a_redis_that_cannot_be_used_is_no_answer(redis_url, url):
-    line = DirectLine(url.format(where=redis_url.removeprefix("redis://")), patience=10.0)
+    line = DirectLine(url.format(where=redis_url.removeprefix("redis://")), home="rq", patience=10.0)
     assert line.exchange([PING]) is None
 
 
 def test_a_replica_and_a_script_that_is_not_known_are_no_answers(fresh_redis):
-    line = DirectLine(fresh_redis.url, patience=10.0)
+    line = DirectLine(fresh_redis.url, home="rq", patience=10.0)
     assert line.exchange([pack_command(b"EVALSHA", "0" * 40, 0)]) is None
     with redis.Redis.from_url(fresh_redis.url) as client:
         client.replicaof("127.0.0.1", "9")

@@ -201,7 +201,7 @@ def test_a_worker_that_redis_has_forgotten_comes_back(site):
 
 
 def test_a_worker_without_work_asks_redis_for_nothing(site):
-    with site.worker("high", "low", settings=site.settings(heartbeat_interval=0.2)) as worker:
+    with site.worker("high", "low", settings=site.settings(lease=1.0, heartbeat_interval=0.2)) as worker:
         site.until(lambda: site.redis.info("clients")["blocked_clients"] == 2)
         with site.redis.pubsub(ignore_subscribe_messages=True) as changes:
             changes.subscribe(f"__keyspace@0__:{worker.key}")
