@@ -70,7 +70,8 @@ def prepare(request: Mapping[str, Any], capabilities: Capabilities) -> dict[str,
     _check_stream(root, capabilities)
     _check_logprobs(root, capabilities)
     _check_n(root.child("n"), capabilities)
-    _check_tools(root, capabilities)
+    if not _TOOL_PARAMETERS.isdisjoint(body):
+        _check_tools(root, capabilities)
     body["messages"] = messages.prepare(root.child("messages"), capabilities)
     return body
 
@@ -102,6 +103,9 @@ def _check_n(n: Field, capabilities: Capabilities) -> None:
             f"this provider gives at most {capabilities.max_n} choices a request; "
             "ask for fewer, or split the request into several tasks"
         )
+
+
+_TOOL_PARAMETERS: Final = frozenset({"tools", "functions", "tool_choice", "function_call"})
 
 
 def _check_tools(root: Field, capabilities: Capabilities) -> None:

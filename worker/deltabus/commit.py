@@ -87,7 +87,7 @@ def pack_command(*words: bytes | str | int) -> bytes:
     return packed
 
 
-def pack(script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> bytes:
+def pack(script: Script, keys: Sequence[bytes | str], arguments: Sequence[bytes | str | int]) -> bytes:
     """A script call as it goes over the wire."""
     return pack_command(b"EVALSHA", script.sha, len(keys), *keys, *arguments)
 

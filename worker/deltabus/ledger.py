@@ -254,7 +254,7 @@ class Ledger:
         arguments += [ttl, str(score), b"" if note is None else encode(note)]
         for name, value in result.serialize().items():
             arguments += (name, repr(value) if isinstance(value, float) else value)
-        reply = await self._commit.call(pack(FINISH, [name.encode() for name in names], arguments))
+        reply = await self._commit.call(pack(FINISH, names, arguments))
         if isinstance(reply, bytes):
             # Whatever is under that name, RQ did not put it there. The job is over all the same.
             log.error("RQ's record of a job's end is not complete", task=job.id, error=reply.decode(errors="replace"))
@@ -267,7 +267,7 @@ class Ledger:
             arguments.append(len(words))
             # As redis-py would encode them: RQ's statuses are strings that `str` would not show as such.
             arguments += (repr(word) if isinstance(word, float) else word for word in words)
-        return Outcome(await self._commit.call(pack(BOOK, [execution.key.encode()], arguments)))
+        return Outcome(await self._commit.call(pack(BOOK, [execution.key], arguments)))
 
 
 class _Result(Result):
