@@ -254,14 +254,15 @@ class Intake:
             stopped.cancel()
             for task, name in waits.items():
                 await self._waits[name].end(task, self._redis)
-            results = await asyncio.gather(*waits, return_exceptions=True)
         moved = []
-        failure: Exception | None = None
-        for name, result in zip(waits.values(), results, strict=True):
-            if isinstance(result, bytes):
-                moved.append((name, result))
-            elif isinstance(result, Exception) and not _is_wrong_type(result):
-                failure = result
+        failure: BaseException | None = None
+        for task, name in waits.items():
+            if task.cancelled():
+                continue
+            if (error := task.exception()) is not None:
+                failure = failure if _is_wrong_type(error) else error
+            elif (job_id := task.result()) is not None:
+                moved.append((name, job_id))
         # What was moved all the same comes first; the failure will show again.
         if failure is not None and not moved:
             raise failure
