@@ -87,7 +87,7 @@ def test_a_worker_that_takes_nothing_is_found_out_and_one_without_jobs_is_not(si
     monkeypatch.setattr(Intake, "take", take_nothing)
     monkeypatch.setattr(Intake, "wait", wait_for_nothing)
     port = free_port()
-    with site.worker(settings=site.settings(metrics_port=port, stall_after=0.5)):
+    with site.worker(settings=site.settings(metrics_port=port, stall_after=0.3)):
         wait_for(port, "/readyz", [])
         site.enqueue()
         wait_for(port, "/livez", ["not_taking"])

@@ -54,7 +54,7 @@ def test_all_that_a_worker_prints_is_what_happened_and_never_what_was_said(site)
         output = worker.rest()
         assert worker.wait() == 0
     assert {name for name, ending in endings.items() if isinstance(ending, Completed)} == {"finished", "file"}
-    assert "RuntimeError: a bug, as the script asks" in output  # the one traceback
+    assert "RuntimeError: (log_level = debug shows the words)" in output  # the one traceback
     assert output.count("Traceback") == 1
     failures = [site.fetch(task).latest_result().exc_string for task in (stopped, *tasks.values())]
     said = output + "".join(failure for failure in failures if failure)

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from deltabus.board import Board
 from deltabus.catalogue import STALLS
-from deltabus.lookout import LOOKS, Lookout
+from deltabus.lookout import IDLE, Lookout
 from deltabus.pulse import Pulse, Trouble
 
 LEASE = 10.0
@@ -37,12 +37,17 @@ class Post:
             raise self.queues
         return self.queues
 
-    def look(self, seconds: float) -> Trouble:
-        """Let so many seconds pass, with a beating loop and a look each second; what was found at last."""
+    def look(self, seconds: float, *, hangs: bool = False) -> Trouble:
+        """Let so many seconds pass, with a beating loop and a look each second; what was found at last.
+
+        Unless it hangs, the worker looks at its queues by itself.
+        """
         found = Trouble.NONE
         for _ in range(int(seconds)):
             self.now += 1
             self.pulse._set("beat", self.now)
+            if not hangs:
+                self.pulse._set("looked", self.now)
             found = self.lookout._judge(self.now)
             self.lookout._say(found)
         return found
@@ -58,14 +63,14 @@ def post():
 
 def test_a_worker_with_empty_queues_is_idle_however_long(post):
     assert post.look(10 * STALL) is Trouble.NONE
-    assert post.asked <= 10 * LOOKS + 1
+    assert post.asked <= 10 / IDLE
 
 
 def test_a_worker_is_stuck_that_takes_nothing_of_what_there_is_and_it_is_said_once(post):
     post.queues = ["chat"]
     with capture_logs() as lines:
-        assert post.look(STALL) is Trouble.NONE
-        assert post.look(STALL) is Trouble.NOT_TAKING
+        assert post.look(IDLE * STALL) is Trouble.NONE
+        assert post.look(STALL + 1) is Trouble.NOT_TAKING
         assert post.look(STALL) is Trouble.NOT_TAKING
     assert post.pulse.read().trouble is Trouble.NOT_TAKING
     assert post.stalls() == {"loop_blocked": 0.0, "not_taking": 1.0}
@@ -73,21 +78,28 @@ def test_a_worker_is_stuck_that_takes_nothing_of_what_there_is_and_it_is_said_on
     assert (line["log_level"], line["reason"], line["queues"]) == ("error", "not_taking", ["chat"])
 
 
+def test_one_that_does_not_even_look_is_found_out_sooner(post):
+    post.queues = ["chat"]
+    assert post.look(STALL, hangs=True) is Trouble.NONE
+    assert post.look(STALL, hangs=True) is Trouble.NOT_TAKING
+
+
 def test_it_is_over_once_something_is_taken(post):
     post.queues = ["chat"]
-    post.look(2 * STALL)
+    assert post.look(4 * STALL) is Trouble.NOT_TAKING
     post.pulse._set("busy", post.now)
     with capture_logs() as lines:
         assert post.look(1) is Trouble.NONE
     assert lines == [{"event": "not stuck any more", "reason": "not_taking", "log_level": "info"}]
 
 
-def test_jobs_that_others_take_in_time_are_nobodys_fault(post):
+@pytest.mark.parametrize("hangs", [False, True])
+def test_jobs_that_others_take_in_time_are_nobodys_fault(post, hangs):
     for _ in range(10):
         post.queues = ["chat"]
-        assert post.look(STALL / 2) is Trouble.NONE
+        assert post.look(STALL / 2, hangs=hangs) is Trouble.NONE
         post.queues = []
-        assert post.look(STALL / 2) is Trouble.NONE
+        assert post.look(STALL / 2, hangs=hangs) is Trouble.NONE
 
 
 @pytest.mark.parametrize("why", ["draining", "suspended", "away", "used"])

@@ -2,8 +2,9 @@
 
 Stuck is not idle. A process is stuck where its event loop has not run for a whole lease, so that others take its
 tasks for abandoned; or where its queues have had jobs at every look, and it has had free slots, for
-`stall_after` seconds, and has taken nothing. One that drains, is suspended, or waits for Redis knows why it
-takes nothing, and so does everybody else.
+`stall_after` seconds, and has taken nothing. That is asked soon where the worker does not even look at its queues,
+and now and then where it looks and finds nothing: it may be at the wrong server. One that drains, is suspended, or
+waits for Redis knows why it takes nothing, and so does everybody else.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ from deltabus.pulse import Pulse, Trouble
 #: Longest time, in seconds, between two looks at the loop.
 INTERVAL: Final = 2.0
 
-#: How often queues are looked at while nothing is taken: so often within `stall_after`.
+#: How often the lookout asks Redis for jobs within `stall_after`, once it has reason to.
 LOOKS: Final = 6
+
+#: Times `stall_after` between two questions without a reason: an idle worker looks at its queues by itself, and leaves
+#: Redis in peace meanwhile.
+IDLE: Final = 2
 
 log = structlog.get_logger("deltabus.worker")
 
@@ -53,10 +58,10 @@ class Lookout:
             for trouble in (Trouble.LOOP_BLOCKED, Trouble.NOT_TAKING)
         }
         self._trouble = Trouble.NONE
-        #: Since when queues have had jobs at every look, and when to look again.
+        #: Since when queues have had jobs at every look, which they were, and when that was asked last.
         self._jobs_since: float | None = None
         self._queues: Sequence[str] = ()
-        self._look_at = 0.0
+        self._asked = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="deltabus lookout", daemon=True)
         self._watched = 0
@@ -90,8 +95,13 @@ class Lookout:
         if knows_why or not self._stall_after or idle < self._stall_after / LOOKS:
             self._jobs_since = None
             return Trouble.NONE
-        if now >= self._look_at:
-            self._look_at = now + self._stall_after / LOOKS
+        # While nothing comes, the worker looks at its queues every ten seconds.
+        if self._jobs_since is not None or now - reading.looked > self._stall_after / 2:
+            is_time = now - self._asked >= self._stall_after / LOOKS
+        else:
+            is_time = now - max(self._asked, reading.busy) >= self._stall_after * IDLE
+        if is_time:
+            self._asked = now
             self._look_at_queues(now)
         since = self._jobs_since
         if since is None or reading.busy > since:

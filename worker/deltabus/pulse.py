@@ -48,6 +48,8 @@ class Reading:
     away: float = 0.0
     #: When it last took a job, or could take none for good reason.
     busy: float = 0.0
+    #: When it last looked at its queues.
+    looked: float = 0.0
     slots: int = 0
     used: int = 0
     trouble: Trouble = Trouble.NONE
@@ -90,9 +92,11 @@ class Pulse(Observer):
         self._set("started", now)
 
     def suspended(self, on: bool) -> None:
+        now = time.monotonic()
+        self._set("looked", now)
         self._set("suspended", on)
         if on:
-            self._set("busy", time.monotonic())
+            self._set("busy", now)
 
     def draining(self) -> None:
         self._set("draining", 1)
@@ -132,7 +136,7 @@ def read(board: Board) -> tuple[Reading, dict[str, bool]]:
 
 
 def _reading(numbers: list[float]) -> Reading:
-    beat, started, draining, suspended, away, busy, slots, used, trouble = numbers
+    beat, started, draining, suspended, away, busy, looked, slots, used, trouble = numbers
     return Reading(
         beat=beat,
         started=started,
@@ -140,6 +144,7 @@ def _reading(numbers: list[float]) -> Reading:
         suspended=bool(suspended),
         away=away,
         busy=busy,
+        looked=looked,
         slots=int(slots),
         used=int(used),
         trouble=Trouble(int(trouble)),
