@@ -150,8 +150,7 @@ class Vigil:
             await asyncio.sleep(self._worker.settings.heartbeat_interval)
 
     async def _beat_once(self) -> None:
-        if self._shown is not WorkerStatus.SUSPENDED:
-            await self.show(WorkerStatus.BUSY if self._slots else WorkerStatus.IDLE)
+        await self._show_again()
         pipeline = self._redis.pipeline(transaction=False)
         self._worker.heartbeat(pipeline=pipeline)  # type: ignore[arg-type] # it only composes commands
         pipeline.expire(self._worker.executions_key, EXECUTION_TTL)  # RQ's heartbeat gives it minutes
@@ -163,8 +162,13 @@ class Vigil:
         if created:  # Redis lost the worker's hash, or this process slept for longer than it lives
             await asyncio.to_thread(self._worker.register_again)
             self._shown = None
+            await self._show_again()
         await self._engine.renew()
         await self._look_after_jobs()
+
+    async def _show_again(self) -> None:
+        if self._shown is not WorkerStatus.SUSPENDED:
+            await self.show(WorkerStatus.BUSY if self._slots else WorkerStatus.IDLE)
 
     async def _look_after_jobs(self) -> None:
         """See what `job.cancel()` and `job.delete()` did, as RQ tells nobody; renew its leases of the rest."""
