@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from chaos.nodes import Nodes, ask
 from deltabus import Bus, Cancelled, Completed, Delta, Task, TaskFailed, clients, keys
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis
+from deltabus.events import AnyEvent
 from deltabus.settings import Settings
 from deltabus.testing import check_events
 
@@ -26,11 +29,12 @@ PREFIX = "{rq}"
 class Site:
     """A bus on the Cluster."""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, nodes: Nodes, options: str = "") -> None:
         self.nodes = nodes
-        self.environ = environ(nodes.url, RQ_KEY_PREFIX=PREFIX, **FAST)
-        self.bus = Bus(settings=Settings(redis_url=nodes.url, rq_key_prefix=PREFIX, redis_timeout=PATIENCE))
-        self.redis = clients.blocking(nodes.url, home=PREFIX)
+        url = nodes.url + options
+        self.environ = environ(url, RQ_KEY_PREFIX=PREFIX, **FAST)
+        self.bus = Bus(settings=Settings(redis_url=url, rq_key_prefix=PREFIX, redis_timeout=PATIENCE))
+        self.redis = clients.blocking(url, home=PREFIX)
 
     def close(self) -> None:
         self.bus.close()
@@ -161,3 +165,63 @@ def test_streams_go_on_while_slots_move(site: Site) -> None:
             assert site.completes(task, 60) == 1
         (task,) = site.chat(1, words=3)
         assert site.completes(task, 3) == 1
+
+
+@pytest.fixture
+def sharded(nodes: Nodes) -> Iterator[Site]:
+    if "redis_version:6" in str(ask(nodes.servers[0], "INFO", "server")):
+        pytest.skip("Redis 6 has no sharded pub/sub")
+    for server in nodes.servers:
+        ask(server, "FLUSHALL")
+    site = Site(nodes, "?sharded_pubsub=yes")
+    yield site
+    site.close()
+
+
+def live(nodes: Nodes, kind: str) -> list[str]:
+    """Channels of tasks that somebody listens to, at any node."""
+    found = [ask(server, "PUBSUB", kind) for server in nodes.servers]
+    return [channel for channels in found for channel in channels if channel.endswith(":events")]
+
+
+class Reader(threading.Thread):
+    """Follows a task from its first event to the last."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self._task = task
+        self.seen: list[AnyEvent] = []
+        self.start()
+
+    def run(self) -> None:
+        self.seen.extend(self._task.events())
+
+
+def test_messages_are_sharded_where_that_is_wanted(sharded: Site) -> None:
+    with sharded.worker() as worker:
+        tasks = sharded.chat(9, words=80, interval=0.05)
+        readers = [Reader(task) for task in tasks]
+        wanted = {keys.events(task.id) for task in tasks}
+        deadline = time.monotonic() + PATIENCE
+        while set(live(sharded.nodes, "SHARDCHANNELS")) != wanted:
+            assert time.monotonic() < deadline, "nobody listens"
+            sharded.redis.blpop(["nothing"], timeout=0.05)
+        assert live(sharded.nodes, "CHANNELS") == []
+        # Sooner than a follower would look at the log who hears nothing.
+        for reader in readers:
+            reader.join(PATIENCE)
+            check_events(reader.seen)
+        assert "away" not in worker.said
+
+
+def test_followers_go_with_a_sharded_channel_that_moves(sharded: Site) -> None:
+    with sharded.worker():
+        tasks = sharded.chat(6, words=60, interval=0.05)
+        readers = [Reader(task) for task in tasks]
+        for task in tasks:
+            sharded.streams(task)
+        for task in tasks[:3]:
+            sharded.nodes.move(sharded.nodes.slot(keys.log(task.id)))
+        for reader in readers:
+            reader.join(PATIENCE)
+            check_events(reader.seen)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from redis.crc import key_slot
 
-from deltabus import keys
+from deltabus import keys, shards
 from deltabus.blobs import Blobs, Writer
 from deltabus.cluster import Cluster, slot_of
 from deltabus.commit import pack, pack_command
@@ -69,3 +71,17 @@ def test_rqs_keys_must_lie_in_one_slot():
 def test_a_cluster_has_nodes_and_no_databases(url, problem):
     with pytest.raises(ConfigError, match=problem):
         Settings(redis_url=url, rq_key_prefix="{rq}")
+
+
+def test_scripts_that_publish_so_are_loaded_and_called_in_place_of_those_that_are_meant():
+    (size, source), call = (
+        shards.translated(pack_command(b"SCRIPT", b"LOAD", APPEND.source)).split(b"\r\n", 6)[5:],
+        shards.translated(pack(APPEND, (b"k",), (b"v",))),
+    )
+    source = source.removesuffix(b"\r\n")
+    assert size == b"$%d" % len(source)
+    assert source.endswith(APPEND.source)
+    assert call.split(b"\r\n")[4] == hashlib.sha1(source).hexdigest().encode()
+    assert call.split(b"\r\n")[5:] == pack(APPEND, (b"k",), (b"v",)).split(b"\r\n")[5:]
+    other = pack_command(b"GET", b"EVALSHA")
+    assert shards.translated(other) == other

@@ -37,6 +37,9 @@ from deltabus.redisurl import RedisURL
 #: RQ's own, unless its environment variable of this name says otherwise.
 RQ_KEY_PREFIX: Final = "rq"
 
+#: What redis-py takes for true in a URL, too.
+_YES: Final = ("yes", "true", "1")
+
 #: Options of a URL that name files.
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
@@ -114,7 +117,8 @@ def options(url: str, home: str = RQ_KEY_PREFIX) -> dict[str, Any]:
         guides: Guides
         if where.is_cluster:
             shared |= {name: kwargs[name] for name in ("username", "password") if name in kwargs}
-            guides = Cluster(where.nodes, shared, where.tls, home)
+            sharded = str(kwargs.pop("sharded_pubsub", "no")).lower() in _YES
+            guides = Cluster(where.nodes, shared, where.tls, home, wants_shards=sharded)
         else:
             guides = Sentinels(where.nodes, {**shared, **dict(where.sentinel_options)}, where.tls, where.service)
         kwargs["whereabouts"] = guides

@@ -11,6 +11,7 @@ all of them are given up: whoever sends again, sends all of it again, which scri
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ from deltabus.discovery import (
     is_elsewhere,
 )
 from deltabus.redisurl import Node
+from deltabus.shards import translated
 
 #: Bytes of a command in which its name and its first key are found, scripts by their hash.
 _HEAD: Final = 1024
@@ -61,9 +63,13 @@ class Cluster(Guides):
 
     Args:
         home: prefix of RQ's keys, with a hash tag.
+        wants_shards: a task's messages are to be sharded, if the servers can do it.
     """
 
     home: str = ""
+    wants_shards: bool = False
+    #: They are, as far as is known.
+    sharded: bool = False
     _starts: list[int] = field(default_factory=list)
     _owners: list[tuple[int, Node]] = field(default_factory=list)
 
@@ -114,6 +120,9 @@ class Cluster(Guides):
 class _Routing:
     """What both colours have in common."""
 
+    #: Commands have to be given to it one by one; it sends those for a node in one piece.
+    parts_them = True
+
     #: Of the home node.
     host: str
     port: int
@@ -125,6 +134,7 @@ class _Routing:
         self._lines: dict[Node, Any] = {}
         #: Whose replies are due, in the order in which they were asked for.
         self._due: deque[tuple[Any, ...]] = deque()
+        self._in_transaction = False
 
     def pack_command(self, *words: Any) -> list[bytes]:
         """One command, in one piece."""
@@ -133,6 +143,10 @@ class _Routing:
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
         """Commands, each in one piece."""
         return [self.pack_command(*words)[0] for words in commands]
+
+    def _learn(self, about: Any) -> None:
+        """Whether messages are sharded, by what the server knows of the command."""
+        self._cluster.sharded = bool(about) and about[0] is not None
 
     def _targets(self, packed: bytes) -> tuple[Any, ...]:
         """The lines down which a command goes."""
@@ -147,6 +161,7 @@ class _Routing:
         return (self._line(owner),)
 
     def _line(self, node: Node) -> Any:
+        """The line to a node."""
         if node == (self.host, self.port):
             return self
         if node not in self._lines:
@@ -163,6 +178,9 @@ class _Routing:
         due = []
         for packed in whole:
             data = packed.encode() if isinstance(packed, str) else packed
+            if self._cluster.sharded:
+                data = translated(data)
+            self._check(data)
             targets = self._targets(data)
             for target in targets:
                 batches.setdefault(target, []).append(data)
@@ -170,24 +188,39 @@ class _Routing:
         self._due.extend(due)
         return batches
 
+    def _check(self, packed: bytes) -> None:
+        """A transaction cannot reach beyond its node: one that would is refused, before it does harm."""
+        name = packed[:20].split(b"\r\n")[2:3]
+        if name in ([b"MULTI"], [b"EXEC"], [b"DISCARD"]):
+            self._in_transaction = name == [b"MULTI"]
+        elif self._in_transaction and slot_of(packed) not in (None, self._cluster.home_slot):
+            raise redis.RedisClusterException("a transaction on a Cluster can only have keys of RQ's slot")
+
     def _forget(self) -> list[Any]:
         """Let go of all lines but the home node's; those."""
         lines, self._lines = list(self._lines.values()), {}
         self._due.clear()
+        self._in_transaction = False
         return lines
 
 
 class _Blocking(_Routing, Finding):
     """A connection that blocks."""
 
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        super().on_connect_check_health(check_health)
+        if self._cluster.wants_shards:
+            self.send_command("COMMAND", "INFO", "SPUBLISH", check_health=False)  # type: ignore[attr-defined] # as below
+            self._learn(self.read_response(disable_decoding=True))
+
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self._sock:  # type: ignore[attr-defined] # of the connection's class
             self.connect_check_health(check_health=False)  # type: ignore[attr-defined] # as before
         for line, batch in self._split(command).items():
             if line is self:
-                super().send_packed_command(batch, check_health)  # type: ignore[misc] # as before
+                super().send_packed_command([b"".join(batch)], check_health)  # type: ignore[misc] # as before
             else:
-                line.send_packed_command(batch, check_health=False)
+                line.send_packed_command([b"".join(batch)], check_health=False)
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         sources = self._due.popleft() if self._due else (self,)
@@ -229,14 +262,20 @@ class ClusterSSLConnection(_Blocking, redis.SSLConnection):
 class _Async(_Routing, AsyncFinding):
     """A connection for asyncio."""
 
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        await super().on_connect_check_health(check_health)
+        if self._cluster.wants_shards:
+            await self.send_command("COMMAND", "INFO", "SPUBLISH", check_health=False)  # type: ignore[attr-defined]
+            self._learn(await self.read_response(disable_decoding=True))
+
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self.is_connected:  # type: ignore[attr-defined] # of the connection's class
             await self.connect_check_health(check_health=False)  # type: ignore[attr-defined] # as before
         for line, batch in self._split(command).items():
             if line is self:
-                await super().send_packed_command(batch, check_health)  # type: ignore[misc] # as before
+                await super().send_packed_command([b"".join(batch)], check_health)  # type: ignore[misc] # as before
             else:
-                await line.send_packed_command(batch, check_health=False)
+                await line.send_packed_command([b"".join(batch)], check_health=False)
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         sources = self._due.popleft() if self._due else (self,)
@@ -259,11 +298,90 @@ class _Async(_Routing, AsyncFinding):
         await super().disconnect(*args, **kwargs)  # type: ignore[misc] # of the connection's class
 
 
-class AsyncClusterConnection(_Async, redis.asyncio.Connection):
+class _Sharded(_Async):
+    """Listens at all nodes at once: for what is published where, and on the home node for the rest.
+
+    Replies and messages come as they come, from whichever line.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._heard: asyncio.Queue[Any] = asyncio.Queue()
+        self._ears: dict[Any, asyncio.Task[None]] = {}
+        self._introduced = False
+
+    @property
+    def sharded(self) -> bool:
+        """Whether it has to be listened for sharded messages."""
+        return self._cluster.sharded
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        await super().on_connect_check_health(check_health)
+        self._introduced = True
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        await super().send_packed_command(command, check_health)
+        if self._introduced and self.sharded:
+            self._due.clear()
+            for line in (self, *self._lines.values()):
+                if line not in self._ears:
+                    self._ears[line] = asyncio.create_task(self._hear(line), name="deltabus shard")
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._ears:
+            return await super().read_response(*args, **kwargs)
+        heard = await self._heard.get()
+        if isinstance(heard, Exception):
+            raise heard
+        return heard
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        ears, self._ears = list(self._ears.values()), {}
+        for ear in ears:
+            ear.cancel()
+        self._heard = asyncio.Queue()
+        self._introduced = False
+        await super().disconnect(*args, **kwargs)
+
+    async def _hear(self, line: Any) -> None:
+        read = super().read_response if line is self else line.read_response
+        while True:
+            try:
+                self._heard.put_nowait(await read(disable_decoding=True))
+            except Exception as exc:  # noqa: BLE001 # whoever reads gets it
+                self._heard.put_nowait(exc)
+                return
+
+
+class _PlainLines:
+    """Lines in the clear."""
+
+    _kwargs: dict[str, Any]
+
     def _make(self, node: Node) -> Any:
         return AsyncConnection(**{**self._kwargs, "host": node[0], "port": node[1]})
 
 
-class AsyncClusterSSLConnection(_Async, redis.asyncio.SSLConnection):
+class _SSLLines:
+    """Lines with TLS."""
+
+    _kwargs: dict[str, Any]
+
     def _make(self, node: Node) -> Any:
         return AsyncSSLConnection(**{**self._kwargs, "host": node[0], "port": node[1]})
+
+
+class ShardedConnection(_PlainLines, _Sharded, redis.asyncio.Connection): ...
+
+
+class ShardedSSLConnection(_SSLLines, _Sharded, redis.asyncio.SSLConnection): ...
+
+
+class AsyncClusterConnection(_PlainLines, _Async, redis.asyncio.Connection):
+    #: The kind that listens to channels.
+    listener = ShardedConnection
+
+
+class AsyncClusterSSLConnection(_SSLLines, _Async, redis.asyncio.SSLConnection):
+    #: The kind that listens to channels.
+    listener = ShardedSSLConnection

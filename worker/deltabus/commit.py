@@ -92,15 +92,21 @@ def pack(script: Script, keys: Sequence[bytes | str], arguments: Sequence[bytes 
     return pack_command(b"EVALSHA", script.sha, len(keys), *keys, *arguments)
 
 
-def own_connection(client: redis.asyncio.Redis) -> Any:
+def own_connection(client: redis.asyncio.Redis, *, listens: bool = False) -> Any:
     """A connection as the client's pool makes them, for one user who looks after retries and timeouts himself.
+
+    Args:
+        listens: it is for channels.
 
     It speaks RESP2, in which redis-py takes published messages as they come. (Its asyncio connections
     have no common base class, hence the type.)
     """
     pool = client.connection_pool
     options = {"retry": Retry(NoBackoff(), 0), "socket_timeout": None, "protocol": 2}
-    return resettable(pool.connection_class)(**{**pool.connection_kwargs, **options})
+    kind = pool.connection_class
+    if listens:
+        kind = getattr(kind, "listener", kind)
+    return resettable(kind)(**{**pool.connection_kwargs, **options})
 
 
 def resettable(kind: Any) -> Any:
@@ -338,9 +344,10 @@ class GroupCommit:
                         # Who may not load scripts need not need them: each command is answered for itself.
                         self._unloadable = reply
                 self._scripts_loaded = True
-            # In one piece: for each of many, uvloop takes 2 us.
-            packed = b"".join([packed for _, packed in self._unanswered])
-            await connection.send_packed_command([packed], check_health=False)
+            pieces = [packed for _, packed in self._unanswered]
+            if not getattr(connection, "parts_them", False):
+                pieces = [b"".join(pieces)]  # for each of many, uvloop takes 2 us
+            await connection.send_packed_command(pieces, check_health=False)
             replies = [await self._reply() for _ in self._unanswered]
         batch, self._unanswered = self._unanswered, []
         reason = None

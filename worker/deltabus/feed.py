@@ -13,6 +13,7 @@ from collections import deque
 from typing import Any, Final
 
 import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from deltabus import keys
@@ -84,7 +85,7 @@ class Feed:
     """Brings the channels of many tasks to their listeners. It belongs to the loop on which it is first used."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._connection = own_connection(client)
+        self._connection = own_connection(client, listens=True)
         self._listeners: dict[bytes, list[Listener]] = {}
         self._confirmed: set[bytes] = set()
         self._up = False
@@ -106,7 +107,7 @@ class Feed:
         if channel in self._confirmed:
             listener.fall_behind()
         elif len(others) == 1:
-            self._post(b"SUBSCRIBE", channel)
+            self._post(self._verb(), channel)
         return listener
 
     def leave(self, listener: Listener) -> None:
@@ -117,7 +118,7 @@ class Feed:
         if not others:
             del self._listeners[channel]
             self._confirmed.discard(channel)
-            self._post(b"UNSUBSCRIBE", channel)
+            self._post(self._verb(b"UN"), channel)
 
     async def aclose(self) -> None:
         """Let go of the connection. Listeners are told to read, and shown nothing further."""
@@ -129,6 +130,10 @@ class Feed:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._connection.disconnect()
+
+    def _verb(self, what: bytes = b"") -> bytes:
+        """The command for a channel: on a Cluster, messages may be sharded."""
+        return (b"S" if getattr(self._connection, "sharded", False) else b"") + what + b"SUBSCRIBE"
 
     def _post(self, *command: bytes) -> None:
         if self._up:
@@ -169,15 +174,19 @@ class Feed:
         self._up = True
         self._outbox.clear()
         if self._listeners:
-            await self._connection.send_packed_command(pack_command(b"SUBSCRIBE", *self._listeners))
+            verb = self._verb()
+            # One each: channels may be at different nodes.
+            await self._connection.send_packed_command([pack_command(verb, channel) for channel in self._listeners])
 
     def _take(self, reply: Any) -> None:
         self._heard = True
         match reply:
-            case [b"message", channel, message]:
+            case [b"message" | b"smessage", channel, message]:
                 for listener in self._listeners.get(channel, ()):
                     listener.show(message)
-            case [b"subscribe", channel, _] if channel in self._listeners:
+            case [b"sunsubscribe", channel, _] if channel in self._listeners:
+                raise RedisConnectionError("a channel has moved to another node")
+            case [b"subscribe" | b"ssubscribe", channel, _] if channel in self._listeners:
                 self._confirmed.add(channel)
                 for listener in self._listeners[channel]:
                     listener.fall_behind()

@@ -10,7 +10,8 @@
 The first two, and all options, are redis-py's. It has no URL for the others; that of Sentinels is what others have
 agreed on (redis-sentinel-url, RedisVL, Prefect, langchain), that of a Cluster is made after it. User and password are
 those of the servers; those of the Sentinels are the options `sentinel_username` and `sentinel_password`. Options
-`ssl_…` hold for both.
+`ssl_…` hold for both. On a Cluster, `sharded_pubsub=yes` lets the messages of a task go to the subscribers at its
+own node alone.
 """
 
 from __future__ import annotations
