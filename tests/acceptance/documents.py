@@ -43,8 +43,8 @@ _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>.*)$")
 #: What `deltabus dev` tells a reader to type where it could not have the usual port.
 _EXPORT = re.compile(r"^ *export (\w+)=(\S+)$", re.MULTILINE)
 
-#: The port of metrics in all documents: two of them may be followed at the same time.
-METRICS_PORT = "9464"
+#: The ports that documents name, of metrics, rq-dashboard, rq-exporter: two of them may be followed at the same time.
+PORTS = ("9464", "9181", "9726")
 
 
 class Block(NamedTuple):
@@ -91,7 +91,7 @@ class Reader:
 
     def __init__(self, folder: Path, redis_url: str | None = None) -> None:
         self.folder = folder
-        self._port = free_port()
+        self._ports = {port: str(free_port()) for port in PORTS}
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environ = environ(PATH=programs)
         # A block of the repository must not change it, nor the environment that the tests run in.
@@ -141,9 +141,11 @@ class Reader:
     def _shell(self, block: Block) -> None:
         self._command(block, ["bash", "-eu", "-o", "pipefail", "-c", self._here(block.text)])
 
+    def _where(self, block: Block) -> Path:
+        return ROOT if "repository" in block.options else self.folder
+
     def _command(self, block: Block, command: list[str]) -> None:
-        where = ROOT if "repository" in block.options else self.folder
-        expected = int(block.options.get("exit", "0"))
+        where, expected = self._where(block), int(block.options.get("exit", "0"))
         try:
             done = subprocess.run(
                 command, cwd=where, env=self.environ, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -155,7 +157,8 @@ class Reader:
         self.output = done.stdout
 
     def _start(self, block: Block) -> None:
-        process = Background(["bash", "-c", f"exec {self._here(block.text)}"], folder=self.folder, environ=self.environ)
+        command = ["bash", "-c", f"exec {self._here(block.text)}"]
+        process = Background(command, folder=self._where(block), environ=self.environ)
         self._running.append(process)
         try:
             said = process.wait_for(block.options["background"])
@@ -169,8 +172,9 @@ class Reader:
         self.environ |= {"DELTABUS_REDIS_URL": url, "REDIS_URL": url, "RQ_REDIS_URL": url}
 
     def _here(self, text: str) -> str:
-        """The text with the address and the port that documents name replaced by those in use."""
-        text = text.replace(METRICS_PORT, str(self._port))
+        """The text with the address and the ports that documents name replaced by those in use."""
+        for named, used in self._ports.items():
+            text = text.replace(named, used)
         return text.replace("redis://localhost:6379", self.environ.get("REDIS_URL", "redis://localhost:6379"))
 
     def _redis(self, block: Block) -> None:
