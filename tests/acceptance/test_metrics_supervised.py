@@ -32,7 +32,8 @@ def completed(seen: Observed) -> float:
 
 
 def test_of_several_processes_nothing_is_lost_or_counted_twice(fresh_redis: EmbeddedRedis, tmp_path: Path) -> None:
-    with Observed(fresh_redis.url, tmp_path, "--processes", "2", **LEASE) as seen:
+    options = "--processes", "2", "--log-format", "console"
+    with Observed(fresh_redis.url, tmp_path, *options, **LEASE) as seen:
         for job in [seen.enqueue() for _ in range(TASKS)]:
             seen.finish(job)
         assert completed(seen) == TASKS
@@ -82,3 +83,5 @@ def test_of_several_processes_nothing_is_lost_or_counted_twice(fresh_redis: Embe
         assert seen.value("deltabus_redis_up") == 1
         assert seen.value("deltabus_redis_outages_total") >= 1
         seen.finish(seen.enqueue())
+        # Lines for people, of all processes, though nobody looks at a terminal.
+        assert '"message"' not in seen.worker.said
