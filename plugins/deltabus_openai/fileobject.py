@@ -11,6 +11,8 @@ from deltabus.provider import ProviderProtocol, UploadRequest
 
 #: `ID`, `CreatedAt`, `FirstID`: the words in a key that Go's encoder has written.
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+#: A number that is written as a string.
+_INTEGER = re.compile(r"[0-9]{1,19}")
 #: Go writes nanoseconds, Python reads microseconds.
 _FRACTION = re.compile(r"(\.\d{1,6})\d*")
 
@@ -50,7 +52,7 @@ def of(answer: Any, *, id: str | None = None) -> dict[str, Any]:
         if key in file:
             file[key] = _unix(file[key])
     # Some servers write large numbers as strings, as protobuf's JSON does.
-    if isinstance(size := file.get("bytes"), str) and size.isdecimal():
+    if isinstance(size := file.get("bytes"), str) and _INTEGER.fullmatch(size):
         file["bytes"] = int(size)
     # Deprecated, and required in OpenAI's own schema.
     file.setdefault("status", "processed")
@@ -115,7 +117,7 @@ def _unix(moment: Any) -> Any:
     if isinstance(moment, float):
         return int(moment)
     if isinstance(moment, str):
-        if moment.strip().isdigit():
+        if _INTEGER.fullmatch(moment.strip()):
             return int(moment)
         try:
             return int(datetime.fromisoformat(_FRACTION.sub(r"\1", moment.strip())).timestamp())

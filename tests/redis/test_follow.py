@@ -10,6 +10,7 @@ from bench import TASK, bench, chunk, completed, flushed
 
 from deltabus import commit, events, feed, follow, keys
 from deltabus.errors import (
+    BusError,
     BusUnavailable,
     ErrorInfo,
     InvalidRequest,
@@ -176,6 +177,22 @@ def failed(task):
     return events.Failed(task=task, id=keys.SEAL, at=1.0, error=ErrorInfo(code="internal", message="forged"))
 
 
+#: What msgspec raises errors at that are not its own.
+BROKEN = (b"\xff", b'{"type":"completed","result":' + b"[" * 100_000, b'{"type":"delta","task":"\xff"}')
+
+
+def test_a_log_with_what_is_no_event_is_an_error(redis_url, run):
+    async def main():
+        async with bench(redis_url) as b:
+            for message in BROKEN:
+                await b.redis.delete(keys.log(TASK))
+                await b.redis.xadd(keys.log(TASK), {"event": message}, id="1-0")
+                with pytest.raises(BusError, match="no event of protocol version 1"):
+                    await b.collect()
+
+    run(main())
+
+
 def test_what_strangers_publish_is_not_shown(redis_url, run):
     async def main():
         async with bench(redis_url) as b:
@@ -183,7 +200,7 @@ def test_what_strangers_publish_is_not_shown(redis_url, run):
             subscriber = asyncio.create_task(b.collect())
             await b.subscribers(1)
             forged = events.encode(failed(task="another"))
-            for noise in (forged, b"hello", b"{}", b'{"type":"delta","task":"t1","id":"x","chunks":[]}', b"\xff"):
+            for noise in (forged, b"hello", b"{}", b'{"type":"delta","task":"t1","id":"x","chunks":[]}', *BROKEN):
                 await b.redis.publish(keys.events(TASK), noise)
             await attempt.write(chunk(1))
             await attempt.seal(completed())

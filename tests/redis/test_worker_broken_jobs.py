@@ -47,7 +47,7 @@ BROKEN = {
     "repeat_intervals": [b"[", b"5", b'["x"]'],
     "rate_limit_key": [b"\xff"],
     "rate_limit_concurrency": [b"x"],
-    "deltabus_lost": [b"x"],
+    "deltabus_lost": [b"x", b"9" * 5000],
     "deltabus_failures": [b"x"],
 }
 

@@ -183,3 +183,18 @@ def test_a_stream_from_a_cursor_goes_on_right_after_it():
     check_events([], after=keys.SEAL)
     assert "does not follow on 1-2" in violations([delta("1-4"), FAILED], after="1-2")[0]
     assert "does not come after 1-2" in violations([delta("1-2"), FAILED], after="1-2")[0]
+
+
+@pytest.mark.parametrize(
+    "choices", [7, "x", [7], [{"index": [0], "delta": {"content": "x"}}], [{"delta": 7}], [{"delta": {"content": [1]}}]]
+)
+def test_chunks_of_any_shape_can_be_read(choices):
+    events = [started("1-0"), Delta(task="t", id="1-1", chunks=({"choices": choices},))]
+    end = Completed(task="t", id=keys.SEAL, at=2.0, result={"choices": choices})
+    assert violations(events, complete=False) == []
+    violations([*events, end])
+
+
+@pytest.mark.parametrize("id", ["²-1", "1-" + "9" * 5000])
+def test_an_id_that_is_no_number_is_told(id):
+    assert "has no id of the form" in violations([delta(id)], complete=False)[0]

@@ -13,6 +13,7 @@ from fakeredis import FakeAsyncRedis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltabus import failure
 from deltabus.commit import GroupCommit
 from deltabus.errors import BusError, TaskNotFound
 from deltabus.events import Cancelled, Completed, Failed
@@ -80,6 +81,16 @@ def test_the_channel_for_replies_is_found_in_plain_and_in_compressed_payloads():
     assert record("queued", data=bomb).reply_to is None
 
 
+def test_what_is_nested_without_end_is_no_payload_no_result_and_no_note():
+    endless = b"[" * 100_000
+    assert record("queued", data=endless).reply_to is None
+    assert record("queued", data=zlib.compress(endless)).function is None
+    with pytest.raises(BusError, match="is not JSON"):
+        record("completed", {b"return_value": base64.b64encode(endless)}).ending()
+    for note in (b'{"x":' + endless, b'{"execution":"\xff"}'):
+        assert failure.decode(note, b"e") is None
+
+
 def test_a_broken_hash_is_read_as_far_as_it_goes():
     async def main():
         redis = FakeAsyncRedis()
@@ -93,6 +104,8 @@ def test_a_broken_hash_is_read_as_far_as_it_goes():
             found = await records.read("t")
             assert found is not None
             assert (found.state, found.data, found.result_ttl, found.over) == ("queued", b"", None, False)
+            await redis.hset("rq:job:t", "result_ttl", "9" * 5000)
+            assert (await records.read("t")).result_ttl is None
             await redis.hset("rq:job:t", "result_ttl", "-1")
             assert (await records.read("t")).result_ttl == -1
         finally:

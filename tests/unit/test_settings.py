@@ -231,6 +231,30 @@ def test_a_wrong_redis_url_is_refused_without_showing_it(url):
     assert "hunter22" not in told
 
 
+@pytest.mark.parametrize("text", ["lease = 1" + "0" * 5000, "queues = " + "[" * 5000], ids=["digits", "nesting"])
+def test_what_the_toml_parser_cannot_take_is_not_toml(config, text):
+    assert "deltabus.toml: not TOML: " in complaint(config(text))
+
+
+@pytest.mark.parametrize("name", ["concurrency", "lease"])
+def test_a_number_that_no_timer_can_count_is_refused(config, name):
+    digits = "1" + "0" * 400
+    assert "of at most 9007199254740991" in complaint(config(f"{name} = {digits}"))
+    if name == "concurrency":
+        assert "of at most 9007199254740991" in complaint(None, {"DELTABUS_CONCURRENCY": digits})
+
+
+def test_a_variable_that_is_not_utf8_is_refused(config):
+    broken = b"p\xff".decode(errors="surrogateescape")  # as Python reads the environment
+    for name in ("DELTABUS_REDIS_URL", "DELTABUS_REDIS_PASSWORD", "DELTABUS_QUEUES"):
+        assert complaint(None, {name: broken}) == f"environment variable {name} is not UTF-8 text"
+    assert "KEY is not UTF-8" in complaint(config('redis_url = "redis://:${KEY}@h"'), {"KEY": broken})
+    for environ in ({"OPENAI_API_KEY": broken}, {"OPENAI_BASE_URL": f"http://h/{broken}"}):
+        assert "is not UTF-8 text" in (settings.load(environ=environ).providers["openai"].problem or "")
+    table = settings.load(config("[providers.acme]\napi_key = {env = 'KEY'}"), {"KEY": broken}).providers["acme"]
+    assert "not UTF-8 text" in (table.problem or "")
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     assert complaint(tmp_path / "none.toml") == f"cannot read {tmp_path / 'none.toml'}: No such file or directory"
     named = str(tmp_path / "gone.toml")

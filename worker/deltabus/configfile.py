@@ -66,6 +66,17 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not UTF-8 text: byte {exc.start} is not") from exc
     except tomllib.TOMLDecodeError as exc:
         raise _not_toml(path, exc) from exc
+    except (ValueError, RecursionError) as exc:  # what tomllib lets out: a number of too many digits, endless nesting
+        raise ConfigError(f"{path}: not TOML: {exc}") from exc
+
+
+def is_text(value: str) -> bool:
+    """Whether a variable is UTF-8: Python takes what is not into its environment all the same (PEP 383)."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def expand(value: Any, environ: Mapping[str, str]) -> tuple[Any, list[str], list[str]]:
@@ -86,6 +97,8 @@ def expand(value: Any, environ: Mapping[str, str]) -> tuple[Any, list[str], list
             problems.append(f"`${{{name}}}` is not the name of an environment variable (write `$$` for a plain `$`)")
         elif name not in environ:
             problems.append(f"environment variable {name} is not set")
+        elif not is_text(environ[name]):
+            problems.append(f"environment variable {name} is not UTF-8 text")
         else:
             used.append(environ[name])
             return environ[name]

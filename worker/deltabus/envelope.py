@@ -123,6 +123,10 @@ def parse(value: object) -> Envelope:
         raise InvalidRequest("`request` is required: the body of the API call, as a JSON object", param="request")
     try:
         envelope = msgspec.convert(value, Envelope)
+    except UnicodeEncodeError as exc:  # only a producer in Python can have such a text, as JSON has none
+        raise InvalidRequest(
+            "a text in it is not Unicode: it holds half of a surrogate pair", param="envelope"
+        ) from exc
     except msgspec.ValidationError as exc:
         message, _, path = str(exc).partition(" - at `$.")
         param = path.rstrip("`").replace("[...]", ".*")

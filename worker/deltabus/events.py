@@ -125,7 +125,10 @@ def decode(message: bytes | str) -> AnyEvent:
     Raises:
         msgspec.DecodeError, msgspec.ValidationError: it is not an event of this version.
     """
-    return _decoder.decode(message)
+    try:
+        return _decoder.decode(message)
+    except (UnicodeDecodeError, RecursionError) as exc:  # msgspec's own, where text is no UTF-8 or nested without end
+        raise msgspec.DecodeError(str(exc)) from exc
 
 
 def is_terminal(event: AnyEvent) -> bool:

@@ -38,6 +38,6 @@ def decode(note: bytes | None, execution: bytes | None) -> Failure | None:
     """The failure of that execution; None where the note is not there, of another execution, or broken."""
     try:
         failure = msgspec.json.decode(note or b"", type=Failure)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return failure if failure.execution.encode() == execution else None

@@ -52,6 +52,9 @@ _ENDED: Final = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobSta
 LONGEST: Final = 10**9
 
 
+#: Digits of a count; Python reads no number of thousands of them.
+MOST_DIGITS: Final = 15
+
 #: The times that every waiting job has.
 _TIMES: Final = (b"created_at", b"enqueued_at")
 
@@ -256,7 +259,7 @@ def count(fields: Mapping[bytes, bytes], name: str) -> int:
         UnreadableJob: it is not a number.
     """
     value = fields.get(name.encode(), b"0")
-    if not value.isdigit():
+    if not value.isdigit() or len(value) > MOST_DIGITS:
         raise UnreadableJob(f"the job hash is not as RQ writes it, in `{name}`: not a number", [name.encode()])
     return int(value)
 

@@ -43,6 +43,9 @@ _SUCCESSFUL: Final = b"1"
 #: Bytes that a compressed field may unfold to. What is larger was not written by deltabus.
 _MAX_FIELD: Final = 64 * 1024 * 1024
 
+# A time, or -1; what has more digits is none, and more than Python reads.
+_SECONDS = re.compile(rb"-?[0-9]{1,18}")
+
 # How deltabus puts a failure into words for RQ: see `errors.TaskFailed`. The last such line of a traceback counts.
 _FAILURE = re.compile(r"task \S+ failed: ([a-z_]+): (.*)")
 
@@ -144,7 +147,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             return None
         try:
             return msgspec.json.decode(base64.b64decode(encoded))
-        except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise BusError(
                 f"the result of task {self.task} is not JSON: its job was made with another of RQ's serializers"
             ) from exc
@@ -207,7 +210,7 @@ class Records:
             state=state,
             queue=(origin or b"").decode(errors="replace"),
             data=data or b"",
-            result_ttl=int(ttl) if ttl is not None and ttl.removeprefix(b"-").isdigit() else None,
+            result_ttl=int(ttl) if ttl is not None and _SECONDS.fullmatch(ttl) else None,
             result=fields,
             result_at=at,
             note=note,
@@ -224,7 +227,7 @@ def payload(data: bytes) -> Any:
     """A job's payload, where it is JSON: as it is, or compressed as RQ does it."""
     try:
         return msgspec.json.decode(_unfold(data) if data[:1] == b"\x78" else data)
-    except (msgspec.DecodeError, UnicodeDecodeError, zlib.error):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, zlib.error):
         return None
 
 

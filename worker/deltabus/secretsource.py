@@ -167,4 +167,6 @@ class SecretSource:
     def _checked(self, text: str, what: str) -> str:
         if not text.strip():
             raise ConfigError(f"{what} is empty")
+        if not configfile.is_text(text):
+            raise ConfigError(f"{what}: not UTF-8 text")
         return text

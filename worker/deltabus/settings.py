@@ -83,6 +83,9 @@ _STORAGE_ROOT: Final = re.compile(r"[a-z0-9]+://[^/\s]+(/\S*)?")
 #: DELTABUS_PORT_80_TCP_ADDR and the like. Such a DELTABUS_METRICS_PORT begins with tcp://.
 _OF_KUBERNETES: Final = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP)(_\w+)?)?$")
 
+#: No number may be larger: other languages' JSON has none, and timers count in doubles.
+_LARGEST: Final = 2**53 - 1
+
 #: The highest TCP port.
 MAX_PORT: Final = 65535
 
@@ -342,6 +345,8 @@ def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _from_variable(name: str, variable: str, environ: Mapping[str, str]) -> Any:
     default = _DEFAULTS.get(name, "")
     value: Any = environ[variable].strip()
+    if not configfile.is_text(value):
+        raise ConfigError(f"environment variable {variable} is not UTF-8 text")
     if name in _SECRET and variable.endswith(FILE_SUFFIX):
         try:
             value = SecretSource(environ).file(value)
@@ -399,6 +404,8 @@ def _number_problem(name: str, value: Any, *, whole: bool) -> str | None:
         return f"{wanted}, not {kind(value)}"
     if (value == 0 and name in _MAY_BE_ZERO) or (value == -1 and name in _MAY_BE_FOREVER):
         return None
+    if value > _LARGEST and value != math.inf:
+        return f"{wanted} of at most {_LARGEST}"
     if not math.isfinite(value) or value <= 0:
         least = "of at least 0" if name in _MAY_BE_ZERO else "above 0"
         return f"{wanted} {least}{' (or -1: for ever)' if name in _MAY_BE_FOREVER else ''}, not {value}"

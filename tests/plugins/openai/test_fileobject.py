@@ -22,6 +22,8 @@ from deltabus_openai import fileobject
         ("2023-11-14T22:13:20.123456789+00:00", 1700000000),
         (None, None),
         ("soon", "soon"),
+        ("²", "²"),
+        ("9" * 5000, "9" * 5000),
     ],
 )
 def test_a_moment_is_in_unix_seconds(moment: Any, seconds: Any) -> None:

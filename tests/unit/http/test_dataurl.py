@@ -39,7 +39,8 @@ def test_one_that_is_cut_off_is_named(url: str) -> None:
 
 
 def test_what_is_not_base64_is_named() -> None:
-    read = DataURL.parse("data:;base64,#", param="p")
-    assert read is not None
-    with pytest.raises(InvalidRequest):
-        read.decode(param="p")
+    for data in ("#", "é"):
+        read = DataURL.parse(f"data:;base64,{data}", param="p")
+        assert read is not None
+        with pytest.raises(InvalidRequest):
+            read.decode(param="p")

@@ -222,3 +222,14 @@ def test_what_is_or_looks_like_a_key_is_taken_out(shown: str) -> None:
 @pytest.mark.parametrize("text", ["ask-me-anything else", "risk-free", "use **bold** text", "task-list", "sk-8"])
 def test_ordinary_words_stay(text: str) -> None:
     assert errors.redact(text, ()) == text
+
+
+def test_an_error_that_is_nested_without_end_has_no_text_but_is_one() -> None:
+    nested: Any = "text"
+    for _ in range(900):
+        nested = [nested]
+    for shape in ({"error": nested}, {"error": {"message": nested}}, {"detail": [{"loc": nested, "msg": nested}]}):
+        found = errors.find(shape)
+        assert found is not None
+        assert errors.from_body(found).message
+    assert errors.find(nested) is None

@@ -45,6 +45,9 @@ from deltabus.provider import Capabilities, ConfigError
 
 _T = TypeVar("_T")
 
+#: No number may be larger: timers and sizes count in doubles.
+_LARGEST = 2**53 - 1
+
 #: The bus' own default for the largest answer.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
@@ -200,8 +203,8 @@ def number(value: Any, key: str) -> float:
     # A value that comes from the environment, "${CONNECT_TIMEOUT}", is a string.
     if isinstance(value, str) and re.fullmatch(r"\d{1,12}(\.\d{1,6})?", value.strip()):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ConfigError(f"{key} must be a number that is not negative")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
+        raise ConfigError(f"{key} must be a number that is not negative, and at most {_LARGEST}")
     return float(value)
 
 

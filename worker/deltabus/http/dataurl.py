@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
@@ -46,5 +45,5 @@ class DataURL:
         """
         try:
             return base64.b64decode(self.base64, validate=True)
-        except binascii.Error as exc:
+        except ValueError as exc:  # binascii.Error is one, and what is not ASCII is another
             raise InvalidRequest("is not base64", param=param) from exc

@@ -118,6 +118,9 @@ _STATUS: Mapping[int, type[TaskError]] = {
     501: Unsupported,
 }
 
+#: How deep in an error its text is looked for.
+_DEPTH = 4
+
 #: What an error message may contain of a key even though it is not the configured one, or is shortened.
 _SECRETS = re.compile(
     r"(?i)bearer\s+(?:[^\s\"',;.]|\.(?=\w))+"
@@ -155,7 +158,8 @@ def find(document: Any) -> dict[str, Any] | None:
     `{"object": "error", …}`, `{"message": …}` without `choices`) and FastAPI's `detail`.
     """
     if isinstance(document, list):
-        return next((found for item in document[:8] if (found := find(item)) is not None), None)
+        documents = (item for item in document[:8] if isinstance(item, dict))
+        return next((found for item in documents if (found := find(item)) is not None), None)
     if not isinstance(document, dict):
         return None
     error = document.get("error")
@@ -323,22 +327,22 @@ def _parse(body: bytes) -> Any:
         return None
 
 
-def _text(value: Any) -> str:
-    """What a person can read of an error that is not a plain text."""
+def _text(value: Any, depth: int = _DEPTH) -> str:
+    """What a person can read of an error that is not a plain text; nothing of what lies deeper than that."""
     if isinstance(value, str):
         return value
-    if value is None:
+    if value is None or (depth == 0 and isinstance(value, list | dict)):
         return ""
     if isinstance(value, list):  # FastAPI: [{"loc": ["body", "messages"], "msg": "field required"}]
         parts = (
-            f"{'.'.join(map(str, item['loc']))}: {item.get('msg', '')}"
+            f"{'.'.join(_text(step, 0) for step in item['loc'])}: {_text(item.get('msg'), depth - 1)}"
             if isinstance(item, dict) and isinstance(item.get("loc"), list)
-            else _text(item)
+            else _text(item, depth - 1)
             for item in value[:8]
         )
         return "; ".join(part for part in parts if part)
     if isinstance(value, dict):
-        return _text(value.get("message") or value.get("msg") or value.get("detail"))
+        return _text(value.get("message") or value.get("msg") or value.get("detail"), depth - 1)
     return str(value)
 
 

@@ -10,8 +10,9 @@ It takes what a subscriber collected, from the start or from a cursor, and what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Protocol
 
 from deltabus import keys
 from deltabus.events import (
@@ -24,6 +25,10 @@ from deltabus.events import (
     Started,
     Terminal,
 )
+
+
+#: The id of an event that is not terminal.
+_ID: Final = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 
 
 class GrammarError(AssertionError):
@@ -167,18 +172,15 @@ class _Reader:
 
 
 def _numbers(id: str) -> tuple[int, int] | None:
-    attempt, _, n = id.partition("-")
-    if not (attempt.isdecimal() and n.isdecimal()) or int(attempt) == 0 or id == keys.SEAL:
+    match = _ID.fullmatch(id)
+    if match is None or int(match[1]) == 0 or id == keys.SEAL:
         return None
-    return int(attempt), int(n)
+    return int(match[1]), int(match[2])
 
 
 def _add(contents: dict[int, str], chunk: dict[str, Any]) -> None:
-    for choice in chunk.get("choices") or ():
-        content = (choice.get("delta") or {}).get("content")
-        if isinstance(content, str):
-            index = choice.get("index", 0)
-            contents[index] = contents.get(index, "") + content
+    for index, content in _said(chunk.get("choices"), "delta"):
+        contents[index] = contents.get(index, "") + content
 
 
 def _contents(result: Any) -> dict[int, str] | None:
@@ -186,4 +188,13 @@ def _contents(result: Any) -> dict[int, str] | None:
     choices = result.get("choices") if isinstance(result, dict) else None
     if not isinstance(choices, list):
         return None
-    return {choice.get("index", 0): (choice.get("message") or {}).get("content") or "" for choice in choices}
+    return dict(_said(choices, "message"))
+
+
+def _said(choices: Any, where: str) -> Iterator[tuple[int, str]]:
+    """Index and content of each choice. A log holds what the provider sent, of whatever shape."""
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            index, said = choice.get("index"), choice.get(where)
+            content = said.get("content") if isinstance(said, dict) else None
+            yield index if isinstance(index, int) else 0, content if isinstance(content, str) else ""
