@@ -26,7 +26,6 @@ from deltabus.events import (
     Terminal,
 )
 
-
 #: The id of an event that is not terminal.
 _ID: Final = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 
