@@ -23,6 +23,7 @@ from deltabus.catalogue import METRICS
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "ops" / "grafana" / "deltabus.json"
 RULES = ROOT / "ops" / "prometheus" / "deltabus.rules.yml"
+DEPLOY = ROOT / "ops" / "deploy"
 ALERTS = Path(__file__).with_name("alerts.yml")
 TABLE = ROOT / "ops" / "metrics.md"
 
@@ -56,6 +57,9 @@ def queries() -> Iterator[tuple[str, str]]:
             yield panel["title"], target["expr"].replace("$__rate_interval", "5m")
     for rule in rules():
         yield rule["alert"], rule["expr"]
+    for path in sorted(DEPLOY.rglob("*.yaml")):
+        for query in re.findall(r"^ *query: (.*deltabus_.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+            yield path.name, query
 
 
 def selectors(node: Any) -> Iterator[Any]:

@@ -24,6 +24,9 @@ and harms nobody.
 An observer that remembers something of an attempt keeps it in a dict of its own, by the watch, from `begun` to
 `ended`. The envelope of the task, with its `trace` and `tenant`, is in the watch.
 
+A task or a timer that is made while an attempt runs and goes on for others gets the context `aside()`, or its log
+lines would name that attempt.
+
 **Per delta** nobody is called but the watch, which counts and reads the clock. An observer that wants every gap
 between two deltas puts a function into `watch.gaps`, and one that wants the time that each append took into
 `watch.appends`: from `begun` or `first_delta`.
