@@ -97,6 +97,7 @@ class AsyncBus(Functions):
         headers: Mapping[str, str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         trace: str | None = None,
+        tracestate: str | None = None,
         attachments: Iterable[Mapping[str, Any]] | None = None,
         **request_fields: Any,
     ) -> AsyncTask:
@@ -118,7 +119,8 @@ class AsyncBus(Functions):
             tenant: whom to account the task to.
             headers: extra HTTP headers for the provider; never credentials.
             metadata: notes of your own; not sent to the provider.
-            trace: W3C `traceparent`.
+            trace: W3C `traceparent`; by default, with the setting `traces` on, that of a span of this call.
+            tracestate: W3C `tracestate` that goes with it.
             attachments: what goes with the messages, as `{"source": {"url": "https://…"}, "as": "image"}`; the worker
                 fetches it. See `blob` for bytes of your own.
 
@@ -146,9 +148,10 @@ class AsyncBus(Functions):
             "headers": headers,
             "metadata": metadata,
             "trace": trace,
+            "tracestate": tracestate,
             "attachments": None if attachments is None else list(attachments),
         }
-        return (await self._send(self._chat_order([body], options, queue, task_id)))[0]
+        return (await self._send_chats([body], options, queue, task_id))[0]
 
     async def chat_many(
         self, requests: Iterable[Mapping[str, Any]], /, *, queue: str | None = None, **options: Any
@@ -158,13 +161,13 @@ class AsyncBus(Functions):
         Args:
             requests: bodies of API calls. All are checked before any is sent.
             options: for all of them: `provider`, `deadline`, `timeout`, `retry`, `reply_to`, `tenant`, `headers`,
-                `metadata`, `trace`, `attachments`, as for `chat`.
+                `metadata`, `trace`, `tracestate`, `attachments`, as for `chat`.
 
         Raises:
             InvalidRequest, PayloadTooLarge: as `chat`; nothing was enqueued.
             BusUnavailable: Redis cannot be reached; some tasks may have been accepted.
         """
-        return await self._send(self._chat_order([dict(request) for request in requests], options, queue, None))
+        return await self._send_chats([dict(request) for request in requests], options, queue, None)
 
     async def enqueue(
         self,
@@ -188,16 +191,8 @@ class AsyncBus(Functions):
         Raises:
             as `chat`.
         """
-        order = Order(
-            function,
-            [envelope],
-            queue=queue or self._queue,
-            task=task_id,
-            settings=self._settings,
-            result_ttl=result_ttl,
-            job_timeout=job_timeout,
-        )
-        return (await self._send(order))[0]
+        limits = {"result_ttl": result_ttl, "job_timeout": job_timeout}
+        return (await self._send(function, [envelope], queue or self._queue, task_id, limits))[0]
 
     def task(self, task_id: str, /) -> AsyncTask:
         """Any task, whoever enqueued it. Whether there is one is found out when it is used.
@@ -252,19 +247,35 @@ class AsyncBus(Functions):
         """
         return await self._open().blobs.delete(_blob_id(blob_id))
 
-    def _chat_order(
+    async def _send_chats(
         self, bodies: Sequence[dict[str, Any]], options: Mapping[str, Any], queue: str | None, task: str | None
-    ) -> Order:
+    ) -> list[AsyncTask]:
         given = {key: value for key, value in options.items() if value is not None}
         for body in bodies:
             if not body.get("messages"):
                 raise InvalidRequest("is required: what is said, as a string or a list of messages", param="messages")
             body.setdefault("stream", True)
         contents = [{"request": body, **given} for body in bodies]
-        return Order(CHAT, contents, queue=queue or self._queue, task=task, settings=self._settings)
+        return await self._send(CHAT, contents, queue or self._queue, task, {})
 
-    async def _send(self, order: Order) -> list[AsyncTask]:
-        await order.send(self._exchange, self._names)
+    async def _send(
+        self,
+        function: str,
+        contents: Sequence[Mapping[str, Any]],
+        queue: str,
+        task: str | None,
+        limits: Mapping[str, int | None],
+    ) -> list[AsyncTask]:
+        if self._settings.traces == "off":
+            order = Order(function, contents, queue=queue, task=task, settings=self._settings, **limits)
+            await order.send(self._exchange, self._names)
+        else:
+            from deltabus.tracing.sending import sending
+
+            with sending(queue, contents) as traced:
+                order = Order(function, traced.contents, queue=queue, task=task, settings=self._settings, **limits)
+                traced.are(order.tasks)
+                await order.send(self._exchange, self._names)
         return [self.task(task) for task in order.tasks]
 
     async def _exchange(self, packed: Sequence[bytes]) -> list[Any]:

@@ -92,7 +92,7 @@ class Engine:
             Fenced: a newer attempt owns the task; nothing may be recorded.
         """
         try:
-            envelope = envelopes.parse(run.argument)
+            envelope = run.envelope = envelopes.parse(run.argument)
             while True:
                 ending = await self._attempt(run, envelope)
                 if not isinstance(ending, _TryAgain):
@@ -114,7 +114,7 @@ class Engine:
         """
         try:
             await self._seal(run, _signed(run, event))
-            self._observer.settled(run.watch or Watch(run.task, run.queue, 0, run.worker), event)
+            self._observer.settled(run.watch or _watch(run, 0, run.envelope), event)
         except Sealed as sealed:
             return _ending(sealed)
         except Internal as refused:
@@ -140,7 +140,7 @@ class Engine:
         ends_at = _limit(run, envelope)
         attempt = await self._begin(run, envelope)
         run.begun, run.attempts = True, attempt.number
-        watch = Watch(run.task, run.queue, attempt.number, run.worker, envelope, enqueued=run.enqueued)
+        watch = _watch(run, attempt.number, envelope)
         run.watch = attempt.watch = watch
         context = Context(
             task=run.task,
@@ -304,6 +304,11 @@ async def _interruptibly(run: Run, work: Coroutine[Any, Any, T]) -> T:
         raise run.interrupted from None
     finally:
         run.runner = None
+
+
+def _watch(run: Run, attempt: int, envelope: Envelope | None) -> Watch:
+    function = getattr(run.handler, "__name__", "")
+    return Watch(run.task, run.queue, attempt, run.worker, envelope, enqueued=run.enqueued, function=function)
 
 
 def _deadline(envelope: Envelope) -> float:

@@ -2,7 +2,7 @@
 
     {"v": 1, "provider": "openai", "request": {"model": "…", "messages": […], "stream": true},
      "deadline": 1763777777.0, "timeout": 120.0, "reply_to": "svc-a:replies", "tenant": "acme",
-     "headers": {"X-Team": "search"}, "metadata": {"ticket": "42"}, "trace": "00-…"}
+     "headers": {"X-Team": "search"}, "metadata": {"ticket": "42"}, "trace": "00-…", "tracestate": "…"}
 
 Only `request` is required. What is inside `request` is the business of the task function
 (`chat`, `files`); unknown keys there are forwarded, unknown keys here are refused.
@@ -91,8 +91,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     #: The producer's own notes; not sent to the provider.
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
-    #: W3C `traceparent` of the producer.
+    #: W3C `traceparent` of the producer. One that is malformed counts as none.
     trace: str | None = None
+    #: W3C `tracestate` that goes with it.
+    tracestate: str | None = None
     #: What goes with the messages of a chat task, in this order, at the head of the last one that the user says.
     attachments: tuple[Attachment, ...] = ()
 

@@ -23,6 +23,7 @@ _OPTIONS: Final = (
     "headers",
     "metadata",
     "trace",
+    "tracestate",
 )
 
 #: Where the bytes are: a path here, bytes or what yields them, a URL that the worker reads, or a source as the
@@ -35,7 +36,8 @@ class Functions(ABC):
 
     All methods return the task at once. Besides what they name, they take `queue`, `task_id` and the options
     of `AsyncBus.chat` (`provider`, `deadline`, `timeout`, `retry`, `reply_to`, `tenant`, `headers`, `metadata`,
-    `trace`); any other argument is a further parameter of the API call. They raise as `AsyncBus.chat` does.
+    `trace`, `tracestate`); any other argument is a further parameter of the API call. They raise as `AsyncBus.chat`
+    does.
     """
 
     @abstractmethod

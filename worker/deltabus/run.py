@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltabus.context import Handler
+from deltabus.envelope import Envelope
 from deltabus.errors import DeltabusError, ErrorInfo
 from deltabus.events import Terminal
 from deltabus.telemetry import Watch
@@ -74,6 +75,8 @@ class Run:
     attempts: int | None = None
     #: When the job was enqueued, as RQ's hash of it says.
     enqueued: bytes = b""
+    #: The argument, once it was found good.
+    envelope: Envelope | None = None
     #: Of the newest attempt.
     watch: Watch | None = None
     interrupted: DeltabusError | None = None

@@ -51,6 +51,7 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "after_delta": ("restart", "fail"),
     "log_level": ("debug", "info", "warning", "error", "critical"),
     "log_format": ("auto", "console", "json"),
+    "traces": ("off", "on"),
 }
 
 #: Numbers that are neither seconds nor bytes, and what they count.
@@ -176,6 +177,8 @@ class Settings:
     metrics_host: str = "127.0.0.1"
     #: Tenants that metrics tell apart, all others being `other`; none: the first fifty that come.
     metrics_tenants: tuple[str, ...] = ()
+    #: `on`: make OpenTelemetry traces; where they go, its own OTEL_* variables say.
+    traces: str = "off"
     #: A worker is stuck that takes nothing for so long though there are jobs and free slots; 0: that is not looked at.
     stall_after: float = 30.0
     #: Prefix of RQ's keys. RQ reads it from RQ_KEY_PREFIX, so that variable alone sets it here.

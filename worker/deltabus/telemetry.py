@@ -35,7 +35,7 @@ between two deltas puts a function into `watch.gaps`, and one that wants the tim
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar, Token, copy_context
 from time import perf_counter
 from typing import Any, Final
@@ -47,6 +47,8 @@ from deltabus.events import Terminal
 
 # The standard library's, because producers load this module too.
 _log = logging.getLogger(__name__)
+
+_NONE: Final[Mapping[str, str]] = {}
 
 
 class Watch:
@@ -62,12 +64,15 @@ class Watch:
         "enqueued",
         "envelope",
         "first_delta",
+        "function",
         "gaps",
         "last_delta",
         "observer",
         "provider",
         "queue",
+        "server",
         "task",
+        "trace_headers",
         "tries",
         "worker",
     )
@@ -81,6 +86,7 @@ class Watch:
         envelope: Envelope | None = None,
         *,
         enqueued: bytes = b"",
+        function: str = "",
     ) -> None:
         self.task = task
         self.queue = queue
@@ -91,9 +97,15 @@ class Watch:
         self.envelope = envelope
         #: When the job was enqueued, as RQ's hash of it says; see `enqueued_at`.
         self.enqueued = enqueued
+        #: Name of the task function, as `chat`.
+        self.function = function
         self.observer = observer()
         #: The configured provider that serves it; empty until that is known.
         self.provider = ""
+        #: Host and port that the provider was asked at.
+        self.server: tuple[str, int] | None = None
+        #: W3C headers of the call under way, where traces are made, for providers that are to have them.
+        self.trace_headers: Mapping[str, str] = _NONE
         #: Calls of the task function.
         self.tries = 0
         self.deltas = 0

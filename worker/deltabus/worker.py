@@ -35,7 +35,7 @@ from rq.timeouts import TimerDeathPenalty
 from rq.utils import now
 from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
-from deltabus import connections, keys, logs, telemetry
+from deltabus import connections, keys, logs, telemetry, tracing
 from deltabus.allowlist import AllowList
 from deltabus.board import Board
 from deltabus.commit import address
@@ -45,6 +45,7 @@ from deltabus.instruments import Instruments
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, JSONSerializer
 from deltabus.outage import Outage
 from deltabus.queues import BusQueue
+from deltabus.registry import plugin_of
 from deltabus.servicemanager import ServiceManager
 from deltabus.settings import Settings, load
 from deltabus.shift import Shift
@@ -111,6 +112,7 @@ class AsyncWorker(BaseWorker):
         self._instruments = Instruments(board)
         #: Who is told that this works and lives; nobody, unless the command line says whom.
         self.manager = ServiceManager({})
+        self._tracing: Sequence[Observer] = ()
         self._outage = Outage(address(self.connection))
         self._shift: tuple[asyncio.AbstractEventLoop, Shift] | None = None
         #: Jobs that the last shift could not hand back.
@@ -160,6 +162,7 @@ class AsyncWorker(BaseWorker):
         self._dequeue_strategy = dequeue_strategy
         self.default_result_ttl = self.result_ttl
         self._configure_logs(logging_level)
+        self._tracing = tracing.observers(self.settings, plugin_of)
         with self._instruments.shown(self.settings, self.connection, self.queue_names()):
             self._begin()
             if with_scheduler:
@@ -229,7 +232,8 @@ class AsyncWorker(BaseWorker):
     async def _work(self, *, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         task_log = TaskLog(self.settings.task_lines)
         queues = self.queue_names()
-        telemetry.observe(Observers(task_log, *self._instruments.observers(self.settings, queues), *self.observers()))
+        instruments = self._instruments.observers(self.settings, queues)
+        telemetry.observe(Observers(task_log, *self._tracing, *instruments, *self.observers()))
         shift = Shift(self, self.settings, burst=burst, max_jobs=max_jobs, max_idle_time=max_idle_time)
         loop = asyncio.get_running_loop()
         self._shift = loop, shift

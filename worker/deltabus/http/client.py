@@ -46,6 +46,8 @@ DRAIN = 2.0
 MAX_ERROR_BYTES = 64 * 1024
 #: Seconds within which a check wants its answer.
 CHECK = 10.0
+#: Ports of URLs that name none.
+_PORTS = {"http": 80, "https": 443}
 #: Models that a check names.
 MAX_MODELS = 50
 
@@ -275,6 +277,11 @@ class Client:
             self._transport = Transport(self._config)
         watchdog = Watchdog(timeouts or self._config.timeouts, request.deadline if request else None)
         fixed = headers.overlay(self._headers, extra) if extra else self._headers
+        watch = telemetry.watch()
+        if watch is not None:
+            watch.server = (url.host, url.port or _PORTS[url.scheme])
+            if self._config.propagate_trace:
+                fixed = headers.overlay(fixed, watch.trace_headers)
         merged = headers.merge(request.headers if request else {}, fixed)
         exchange = await self._transport.send(method, url, merged, content, watchdog)
         telemetry.observer().answered(self.name, exchange.status)

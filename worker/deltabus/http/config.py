@@ -13,6 +13,8 @@
     the first byte of the answer's body; `between_bytes` (300), in which keep-alives count as bytes; `total`
     (none). While a file is uploaded, `between_bytes` holds for each step that is taken of it, and `first_byte`
     counts from the last one. The task's own deadline holds in any case.
+`propagate_trace`: true, a request has the `traceparent` and `tracestate` of its span (setting `traces`). Default:
+    false, as ids of traces are nobody else's business.
 `verify`: false, do not check the server's certificate.
 `ca_bundle`: a file or a folder of certificates to trust. Default: SSL_CERT_FILE, SSL_CERT_DIR, else certifi's.
 `proxy`: URL of an HTTP proxy; empty, none. Default: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, except for the
@@ -74,6 +76,7 @@ class Config:
     params: Mapping[str, Any] = field(default_factory=dict)
     force_params: Mapping[str, Any] = field(default_factory=dict)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    propagate_trace: bool = False
     verify: bool = True
     ca_bundle: Path | None = None
     proxy: str | None = field(default=None, repr=False)
@@ -127,6 +130,7 @@ class Config:
             params=_table(table, "params"),
             force_params=_table(table, "force_params"),
             timeouts=_timeouts(table),
+            propagate_trace=_boolean(table, "propagate_trace", False),
             verify=_boolean(table, "verify", True),
             ca_bundle=_ca_bundle(table),
             proxy=proxy_url(text(table, "proxy", "")) if "proxy" in table else proxy_for(endpoint),
@@ -274,6 +278,7 @@ _KEYS = (
     "params",
     "force_params",
     "timeouts",
+    "propagate_trace",
     "verify",
     "ca_bundle",
     "proxy",

@@ -16,17 +16,18 @@ import structlog
 from rq import get_current_job
 from rq.job import Job
 
-from deltabus import connections, logs, telemetry
+from deltabus import connections, logs, telemetry, tracing
 from deltabus.context import Handler
 from deltabus.depot import Depot
 from deltabus.engine import Engine
 from deltabus.errors import TaskCancelled, TaskFailed
 from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.log import Log
-from deltabus.registry import Registry
+from deltabus.registry import Registry, plugin_of
 from deltabus.run import LeftToRQ, Run
 from deltabus.settings import load
 from deltabus.tasklog import TaskLog
+from deltabus.telemetry import Observers
 from deltabus.temporary import TemporaryFiles
 
 #: RQ's default for jobs without a timeout (`rq.Queue.DEFAULT_TIMEOUT`), seconds.
@@ -68,7 +69,7 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
     if not structlog.is_configured():  # structlog's own defaults show local variables: prompts and keys
         logs.configure(settings)
     task_log = TaskLog(settings.task_lines)
-    telemetry.observe(task_log)
+    telemetry.observe(Observers(task_log, *tracing.observers(settings, plugin_of)))
     registry = Registry(settings)
     async with connections.asynchronous(job.connection) as redis:
         log = Log(redis, settings)
@@ -98,6 +99,8 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
             await temporary.aclose()
             await registry.aclose()
             await depot.aclose()
+            if settings.traces != "off":
+                await asyncio.to_thread(tracing.flush)  # RQ's work horse ends without a word
     if isinstance(ending, Completed):
         return ending.result
     if isinstance(ending, Cancelled):
