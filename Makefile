@@ -39,7 +39,7 @@ TOPOLOGY ?= standalone
 # The benchmark: SCENARIO=noop runs one of its scenarios, QUICK=1 smaller ones, REPEAT=N each so often.
 SCENARIO ?= all
 
-.PHONY: help demo test chaos shows bench peers lint format tools lock audit sbom clean
+.PHONY: help demo test chaos shows trace bench peers lint format tools lock audit sbom clean
 
 help:
 	@echo "make demo    a task through a private Redis and a worker, streamed to this terminal"
@@ -47,6 +47,7 @@ help:
 	@echo "make chaos   tasks under kills, freezes, restarts and provider faults, and a check of all that happened;"
 	@echo "             make chaos TASKS=5000 SECONDS=120 WORKERS=4 SEED=7 JSON=1 TOPOLOGY=sentinel"
 	@echo "make shows   one fault each on hundreds of streams, with figures; make shows SHOW=crash one of them"
+	@echo "make trace   one task's OpenTelemetry trace, from its producer to the provider, printed as a tree"
 	@echo "make bench   deltabus and its peers side by side, with ratios, into ops/bench/RESULTS.md; make bench QUICK=1 in"
 	@echo "             under three minutes, into .cache/bench; make bench SCENARIO=noop REPEAT=9 one of the scenarios"
 	@echo "make peers   what nobody here wrote: the bus in front of LiteLLM's proxy, rq-dashboard and rq-exporter on a bus"
@@ -68,6 +69,10 @@ chaos: $(DEV)
 	@$(if $(filter cluster,$(TOPOLOGY)),RQ_KEY_PREFIX={rq}) PYTHONPATH=ops $(VENV)/bin/python -m chaos \
 		--tasks $(TASKS) --seconds $(SECONDS) --workers $(WORKERS) --topology $(TOPOLOGY) \
 		$(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
+
+# Its own Redis, provider and processes; nothing else need be running.
+trace: $(DEV)
+	@PYTHONPATH=ops $(VENV)/bin/python -m tracetree
 
 shows: $(DEV)
 	PYTHONPATH=ops $(VENV)/bin/python -m shows $(SHOW)

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, cast
 import structlog
 from rq import get_current_job
 from rq.job import Job
+from rq.utils import utcformat
 
 from deltabus import connections, logs, telemetry, tracing
 from deltabus.context import Handler
@@ -88,6 +89,7 @@ async def _under_stock_rq(handler: Handler, envelope: dict[str, Any]) -> Any:
                     ends_at=_ends_at(job),
                     worker=job.worker_name or "rq",
                     execution=_execution(job),
+                    enqueued=utcformat(job.enqueued_at).encode() if job.enqueued_at else b"",
                     rq_retries_in=job.get_retry_interval() if job.should_retry else None,
                     is_booked=lambda event: _is_booked(job, event),
                 )

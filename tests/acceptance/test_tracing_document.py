@@ -1,0 +1,12 @@
+"""ops/tracing.md tells the truth: who types all of it, in order, gets what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from documents import ROOT, Reader
+
+
+def test_every_command_runs_and_does_what_it_says(redis_url: str, tmp_path: Path) -> None:
+    with Reader(tmp_path, redis_url) as reader:
+        reader.follow(ROOT / "ops" / "tracing.md")
