@@ -50,8 +50,10 @@ def test_without_the_switch_nothing_of_it_is_loaded():
         ),
         (
             {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            "traces over OTLP as grpc need opentelemetry-exporter-otlp-proto-grpc: "
-            "pip install opentelemetry-exporter-otlp-proto-grpc",
+            (
+                "traces over OTLP as grpc need opentelemetry-exporter-otlp-proto-grpc: "
+                "pip install opentelemetry-exporter-otlp-proto-grpc"
+            ),
         ),
         (
             {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "udp"},
