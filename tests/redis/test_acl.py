@@ -32,6 +32,9 @@ PASSWORD = "correct horse"
 
 CHAT = "deltabus.tasks.chat"
 
+#: Tenants besides `acme`.
+OTHERS = ("globex", "initech")
+
 
 class Fort:
     """A server that knows the roles, of tenant `acme` and of `globex`."""
@@ -53,8 +56,8 @@ class Fort:
         return Bus(settings=settings, queue=tenant)
 
     @contextlib.contextmanager
-    def worker(self, **variables: str) -> Iterator[Background]:
-        command = [*DELTABUS, "worker", "acme", "globex", "file"]
+    def worker(self, *queues: str, **variables: str) -> Iterator[Background]:
+        command = [*DELTABUS, "worker", *(queues or ("initech",))]
         with Background(command, environ=environ(self.url("deltabus-worker"), **variables)) as process:
             process.wait_for("worker started")
             yield process
@@ -70,7 +73,7 @@ def fort(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fort]:
         pytest.skip("Redis 6 knows no permissions for reading alone")
     digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
     recipes = [file.read_text().replace("SHA256", digest) for file in sorted(RECIPES.glob("*.acl"))]
-    recipes += [recipe.replace("acme", "globex") for recipe in recipes if "acme" in recipe]
+    recipes += [recipe.replace("acme", other) for recipe in recipes if "acme" in recipe for other in OTHERS]
     users = tmp_path_factory.mktemp("acl") / "users.acl"
     users.write_text("".join(recipes))
     with EmbeddedRedis(args=["--aclfile", str(users)]) as server:
@@ -79,9 +82,15 @@ def fort(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fort]:
         fort.root.close()
 
 
+@pytest.fixture(scope="module")
+def staff(fort: Fort) -> Iterator[Background]:
+    """A worker for all tests that do nothing to theirs."""
+    with fort.worker("acme", "globex", "file", DELTABUS_PARK_AFTER="0.2") as worker:
+        yield worker
+
+
 @pytest.fixture(autouse=True)
 def clean(fort: Fort) -> None:
-    fort.root.flushall()
     fort.root.acl_log_reset()
 
 
@@ -90,9 +99,8 @@ def refused(call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         call(*arguments, **options)
 
 
-def test_a_producer_a_subscriber_and_a_worker_need_no_more_than_their_roles(fort: Fort) -> None:
+def test_a_producer_a_subscriber_and_a_worker_need_no_more_than_their_roles(fort: Fort, staff: Background) -> None:
     with (
-        fort.worker(DELTABUS_PARK_AFTER="0.2", DELTABUS_FILE_ROOTS="/nowhere") as worker,
         fort.bus("deltabus-acme-producer") as bus,
         fort.bus("deltabus-acme-subscriber") as reader,
     ):
@@ -125,7 +133,6 @@ def test_a_producer_a_subscriber_and_a_worker_need_no_more_than_their_roles(fort
         with contextlib.suppress(TaskFailed):  # echo has files, or it has not
             file.result(timeout=PATIENCE)
         bus.delete_blob(blob)
-        worker.stop()
     assert fort.refusals("deltabus-worker") == []
     # It runs no scripts, and may load none.
     assert {entry["object"] for entry in fort.refusals("deltabus-acme-subscriber")} == {"script|load"}
@@ -134,7 +141,7 @@ def test_a_producer_a_subscriber_and_a_worker_need_no_more_than_their_roles(fort
 
 
 def test_what_waits_is_cancelled_for_a_producer_by_the_worker_that_takes_it(fort: Fort) -> None:
-    with fort.bus("deltabus-acme-producer") as bus:
+    with fort.bus("deltabus-initech-producer", "initech") as bus:
         task = bus.chat(messages="hello")
         assert task.cancel("changed my mind")
         with fort.worker():
@@ -143,9 +150,9 @@ def test_what_waits_is_cancelled_for_a_producer_by_the_worker_that_takes_it(fort
     assert last.reason == "changed my mind"
 
 
-def test_stock_rq_and_plain_commands_enqueue_as_a_producer(fort: Fort) -> None:
+def test_stock_rq_and_plain_commands_enqueue_as_a_producer(fort: Fort, staff: Background) -> None:
     envelope = {"request": {"messages": [{"role": "user", "content": "hello"}]}}
-    with fort.client("deltabus-acme-producer") as client, fort.worker(), fort.bus("deltabus-acme-subscriber") as bus:
+    with fort.client("deltabus-acme-producer") as client, fort.bus("deltabus-acme-subscriber") as bus:
         job = Queue("acme", connection=client, serializer="json").enqueue(CHAT, envelope, job_id="acme-1")
         assert bus.task(job.id).result(timeout=PATIENCE)
         client.hset(
@@ -163,8 +170,8 @@ def test_stock_rq_and_plain_commands_enqueue_as_a_producer(fort: Fort) -> None:
             bus.task("acme-2").result(timeout=PATIENCE)
 
 
-def test_a_producer_gets_no_further_than_its_tenant(fort: Fort) -> None:
-    with fort.worker(), fort.bus("deltabus-globex-producer", "globex") as theirs:
+def test_a_producer_gets_no_further_than_its_tenant(fort: Fort, staff: Background) -> None:
+    with fort.bus("deltabus-globex-producer", "globex") as theirs:
         other = theirs.chat({"echo": {"words": 3}}, messages="a secret of globex")
         other.result(timeout=PATIENCE)
         blob = theirs.blob(b"a secret of globex")
@@ -189,8 +196,8 @@ def test_a_producer_gets_no_further_than_its_tenant(fort: Fort) -> None:
                 refused(client.execute_command, *command)
 
 
-def test_a_producer_publishes_no_results_and_touches_no_records(fort: Fort) -> None:
-    with fort.worker(), fort.bus("deltabus-acme-producer") as bus:
+def test_a_producer_publishes_no_results_and_touches_no_records(fort: Fort, staff: Background) -> None:
+    with fort.bus("deltabus-acme-producer") as bus:
         task = bus.chat({"echo": {"words": 3}}, messages="hello")
         task.result(timeout=PATIENCE)
         with fort.client("deltabus-acme-producer") as client:
@@ -216,20 +223,20 @@ def test_a_producer_publishes_no_results_and_touches_no_records(fort: Fort) -> N
                 refused(client.execute_command, *command)
 
 
-def test_a_producer_cannot_have_a_function_run_that_is_not_registered(fort: Fort) -> None:
+def test_a_producer_cannot_have_a_function_run_that_is_not_registered(fort: Fort, staff: Background) -> None:
     """That much Redis cannot see: the worker refuses it."""
     with fort.client("deltabus-acme-producer") as client:
         refused(client.function_load, "#!lua name=mine\nredis.register_function('mine', function() return 1 end)")
-        job = Queue("acme", connection=client, serializer="json").enqueue("os.system", "true", job_id="acme-1")
-        with fort.worker(), fort.bus("deltabus-acme-subscriber") as bus:
+        job = Queue("acme", connection=client, serializer="json").enqueue("os.system", "true", job_id="acme-3")
+        with fort.bus("deltabus-acme-subscriber") as bus:
             *_, last = bus.task(job.id).events()
     assert isinstance(last, Failed)
     assert last.error.code == "unknown_task"
 
 
-def test_a_message_alone_cancels_nothing(fort: Fort) -> None:
+def test_a_message_alone_cancels_nothing(fort: Fort, staff: Background) -> None:
     """The channel is for all tenants; the key, which says so, is not."""
-    with fort.worker() as worker, fort.bus("deltabus-globex-producer", "globex") as bus:
+    with fort.bus("deltabus-globex-producer", "globex") as bus:
         task = bus.chat({"echo": {"words": 20, "interval": 0.05}}, messages="hello")
         events = task.events()
         next(events)
@@ -237,7 +244,7 @@ def test_a_message_alone_cancels_nothing(fort: Fort) -> None:
             assert client.publish("deltabus:cancel", task.id) == 1
         *_, last = events
         assert isinstance(last, Completed)
-        assert "Traceback" not in worker.said
+        assert "Traceback" not in staff.said
 
 
 def test_a_subscriber_writes_nothing(fort: Fort) -> None:
@@ -292,7 +299,7 @@ def test_a_worker_has_no_power_over_the_server_or_others_keys(fort: Fort) -> Non
     assert "no permissions" in fort.root.execute_command("ACL", "DRYRUN", "deltabus-worker", "DEBUG", "SLEEP", "0")
 
 
-def test_an_operator_sees_and_mends_what_there_is(fort: Fort, tmp_path: Path) -> None:
+def test_an_operator_sees_and_mends_what_there_is(fort: Fort, staff: Background, tmp_path: Path) -> None:
     url = fort.url("deltabus-operator")
 
     def run(*words: str, code: int = 0) -> str:
@@ -303,7 +310,7 @@ def test_an_operator_sees_and_mends_what_there_is(fort: Fort, tmp_path: Path) ->
         return done.stdout + done.stderr
 
     rq = (sys.executable, "-m", "rq.cli")
-    with fort.worker(), fort.bus("deltabus-acme-producer") as bus:
+    with fort.bus("deltabus-acme-producer") as bus:
         task = bus.chat({"echo": {"words": 3, "error": "invalid_request", "fail_after": 0}}, messages="hello")
         with pytest.raises(TaskFailed):
             task.result(timeout=PATIENCE)
@@ -313,7 +320,7 @@ def test_an_operator_sees_and_mends_what_there_is(fort: Fort, tmp_path: Path) ->
         assert task.id in run(*DELTABUS, "dead", "list")
         run(*DELTABUS, "dead", "show", task.id)
         run(*DELTABUS, "dead", "requeue", task.id)
-        assert "1 workers" in run(*rq, "info", "--config", "deltabus.rqsettings")
+        assert "acme, globex, file" in run(*rq, "info", "--config", "deltabus.rqsettings")
         run(*rq, "suspend", "--config", "deltabus.rqsettings")
         run(*rq, "resume", "--config", "deltabus.rqsettings")
         assert '"ok":true' in run(*DELTABUS, "check", "--json")
@@ -342,7 +349,7 @@ def test_a_worker_without_a_right_says_which_and_where_it_stands(fort: Fort) -> 
             fort.root.execute_command("ACL", "SETUSER", "deltabus-worker", "+blmove")
             worker.wait_for("lets this worker do again")
         fort.root.execute_command("ACL", "SETUSER", "deltabus-worker", "-hset")
-        with Background([*DELTABUS, "worker", "acme"], environ=environ(fort.url("deltabus-worker"))) as worker:
+        with Background([*DELTABUS, "worker", "initech"], environ=environ(fort.url("deltabus-worker"))) as worker:
             assert worker.end() == exits.FAILED
             assert "'hset'" in worker.said
             assert "ops/acl" in worker.said
