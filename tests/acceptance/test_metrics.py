@@ -73,6 +73,12 @@ def test_what_a_provider_did_is_counted(seen):
     assert seen.value("deltabus_append_seconds_count") > 14
 
 
+def test_what_a_process_takes_is_measured(seen):
+    seen.until(lambda: seen.value("deltabus_memory_bytes") > 10_000_000)
+    seen.until(lambda: seen.value("deltabus_cpu_seconds_total") > 0.1)
+    seen.until(lambda: seen.value("deltabus_loop_lag_seconds_count") > 0)
+
+
 def test_what_waits_is_asked_when_somebody_wants_to_know(seen):
     assert seen.value("deltabus_queue_depth", queue="chat") == 0
     assert seen.value("deltabus_queue_oldest_seconds", queue="chat") == 0

@@ -18,7 +18,8 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -42,6 +43,21 @@ def shared() -> int:
             descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, SIZE)
     return descriptor
+
+
+def histogram(numbers: memoryview[float], bounds: Sequence[float]) -> Callable[[float], None]:
+    """What to call with each value of a histogram.
+
+    Args:
+        numbers: how many fell into each bucket, how many were above them all, and the sum.
+        bounds: the buckets' upper bounds, which belong to them.
+    """
+
+    def observe(value: float) -> None:
+        numbers[bisect_left(bounds, value)] += 1
+        numbers[-1] += value
+
+    return observe
 
 
 class Board:

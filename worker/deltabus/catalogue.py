@@ -96,6 +96,14 @@ WAIT: Final = Metric(
     ("queue",),
     LONG,
 )
+CPU: Final = Metric("deltabus_cpu_seconds_total", "counter", "CPU time of the worker processes; each can use one core.")
+LAG: Final = Metric(
+    "deltabus_loop_lag_seconds",
+    "histogram",
+    "How late a timer of the event loop was, which is asked twice a second: late, where the CPU is full.",
+    (),
+    SHORT,
+)
 FIRST_TOKEN: Final = Metric(
     "deltabus_time_to_first_token_seconds",
     "histogram",
@@ -128,6 +136,7 @@ STUCK: Final = Metric("deltabus_stuck", "gauge", "Worker processes that are stuc
 USABLE: Final = Metric(
     "deltabus_provider_usable", "gauge", "1: every process can use the provider; 0: one cannot.", ("provider",)
 )
+MEMORY: Final = Metric("deltabus_memory_bytes", "gauge", "Resident memory of the worker processes, on Linux.")
 REDIS_UP: Final = Metric("deltabus_redis_up", "gauge", "1: Redis answered this scrape; 0: it did not.")
 QUEUE_DEPTH: Final = Metric("deltabus_queue_depth", "gauge", "Jobs that wait in a queue.", ("queue",))
 QUEUE_OLDEST: Final = Metric(
@@ -147,10 +156,12 @@ INFO: Final = Metric("deltabus_info", "gauge", "1, with the version as a label."
 #: What a process counts; it outlives the process.
 COUNTED: Final = (
     *(TAKEN, STARTED, ENDED, SETTLED, FAILURES, RETRIES, RESPONSES, TOKENS, CACHED_TOKENS, REASONING_TOKENS),
-    *(RECONNECTS, OUTAGES, FENCED, RECOVERED, STALLS, DEATHS, WAIT, FIRST_TOKEN, GAP, DURATION, APPEND),
+    *(RECONNECTS, OUTAGES, FENCED, RECOVERED, STALLS, DEATHS, CPU, LAG, WAIT, FIRST_TOKEN, GAP, DURATION, APPEND),
 )
 
 #: What is read when somebody asks.
-READ: Final = (*(SLOTS, SLOTS_USED, PROCESSES, STUCK, USABLE, REDIS_UP, QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_JOBS, INFO),)
+READ: Final = (
+    *(SLOTS, SLOTS_USED, PROCESSES, MEMORY, STUCK, USABLE, REDIS_UP, QUEUE_DEPTH, QUEUE_OLDEST, QUEUE_JOBS, INFO),
+)
 
 METRICS: Final = (*COUNTED, *READ)

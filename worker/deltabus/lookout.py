@@ -9,11 +9,14 @@ waits for Redis knows why it takes nothing, and so does everybody else.
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -21,7 +24,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from deltabus.board import Board
-from deltabus.catalogue import STALLS
+from deltabus.catalogue import CPU, STALLS
 from deltabus.pulse import Pulse, Trouble
 
 #: Longest time, in seconds, between two looks at the loop.
@@ -33,6 +36,9 @@ LOOKS: Final = 6
 #: Times `stall_after` between two questions without a reason: an idle worker looks at its queues by itself, and leaves
 #: Redis in peace meanwhile.
 IDLE: Final = 2
+
+#: What Linux says of a process' memory, in pages: all of it, and the resident part (proc(5)).
+STATM: Final = Path("/proc/self/statm")
 
 log = structlog.get_logger("deltabus.worker")
 
@@ -57,6 +63,7 @@ class Lookout:
             trouble: board.series((STALLS.name, trouble.name.lower()))
             for trouble in (Trouble.LOOP_BLOCKED, Trouble.NOT_TAKING)
         }
+        self._cpu = board.series((CPU.name,))
         self._trouble = Trouble.NONE
         #: Since when queues have had jobs at every look, which they were, and when that was asked last.
         self._jobs_since: float | None = None
@@ -81,9 +88,16 @@ class Lookout:
         interval = min(INTERVAL, self._lease / 4, self._stall_after / LOOKS or INTERVAL)
         while not self._over.wait(interval):
             try:
+                self._measure()
                 self._say(self._judge(time.monotonic()))
             except Exception:
                 log.exception("the lookout failed, and looks again")
+
+    def _measure(self) -> None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self._cpu[0] = used.ru_utime + used.ru_stime
+        with contextlib.suppress(OSError):  # no Linux
+            self._pulse.takes(int(STATM.read_bytes().split()[1]) * resource.getpagesize())
 
     def _judge(self, now: float) -> Trouble:
         reading = self._pulse.read()

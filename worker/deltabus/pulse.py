@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from deltabus.board import Board
+from deltabus.board import Board, histogram
+from deltabus.catalogue import LAG
 from deltabus.telemetry import Observer
 
 #: Longest time, in seconds, between two beats of a loop, and the part of a lease that it is at most. Each wakes a
@@ -52,6 +53,8 @@ class Reading:
     looked: float = 0.0
     slots: int = 0
     used: int = 0
+    #: Resident bytes.
+    memory: int = 0
     trouble: Trouble = Trouble.NONE
 
 
@@ -59,18 +62,25 @@ _FIELDS: Final = {name: index for index, name in enumerate(Reading.__slots__)}
 
 
 class Pulse(Observer):
-    """Writes it. Used on the loop, but for `trouble`, which the thread that looks for it sets."""
+    """Writes it. Used on the loop, but for what the thread that looks at the process sets: `trouble` and `memory`."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
         self._numbers = board.series(_PULSE, len(_FIELDS))
         self._providers: dict[str, memoryview[float]] = {}
+        self._late = histogram(board.series((LAG.name,), len(LAG.buckets) + 2), LAG.buckets)
+        #: When the next beat should be.
+        self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def beat(self, lease: float) -> None:
         """Beat, and go on beating as long as the loop runs, several times in a lease of so many seconds."""
-        self._set("beat", time.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(min(INTERVAL, lease / BEATS), self.beat, lease)
+        now, pause = time.monotonic(), min(INTERVAL, lease / BEATS)
+        self._set("beat", now)
+        if self._due:
+            self._late(max(0.0, now - self._due))
+        self._due = now + pause
+        self._timer = asyncio.get_running_loop().call_later(pause, self.beat, lease)
 
     def stop(self) -> None:
         """Beat no more: the work is over."""
@@ -84,6 +94,10 @@ class Pulse(Observer):
     def is_in(self, trouble: Trouble) -> None:
         """The process is stuck, for that reason, or not any more."""
         self._set("trouble", trouble)
+
+    def takes(self, memory: int) -> None:
+        """The process takes so many bytes of memory."""
+        self._set("memory", memory)
 
     def started(self, slots: int) -> None:
         now = time.monotonic()
@@ -136,7 +150,7 @@ def read(board: Board) -> tuple[Reading, dict[str, bool]]:
 
 
 def _reading(numbers: list[float]) -> Reading:
-    beat, started, draining, suspended, away, busy, looked, slots, used, trouble = numbers
+    beat, started, draining, suspended, away, busy, looked, slots, used, memory, trouble = numbers
     return Reading(
         beat=beat,
         started=started,
@@ -147,5 +161,6 @@ def _reading(numbers: list[float]) -> Reading:
         looked=looked,
         slots=int(slots),
         used=int(used),
+        memory=int(memory),
         trouble=Trouble(int(trouble)),
     )

@@ -8,12 +8,11 @@ fill the list with names that he made up.
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from deltabus import catalogue
-from deltabus.board import Board
+from deltabus.board import Board, histogram
 from deltabus.catalogue import Metric
 from deltabus.errors import TaskError
 from deltabus.events import Completed, Failed, Terminal
@@ -123,7 +122,6 @@ class Counting(Observer):
         key = (metric.name, *labels)
         numbers = self._series.get(key)
         if numbers is None:
-            # Of a histogram: what fell into each bucket, what was above them all, and the sum.
             count = len(metric.buckets) + 2 if metric.buckets else 1
             numbers = self._series[key] = self._board.series(key, count)
         return numbers
@@ -132,16 +130,8 @@ class Counting(Observer):
         key = (metric.name, *labels)
         observe = self._histograms.get(key)
         if observe is None:
-            observe = self._histograms[key] = _observing(self._numbers(metric, *labels), metric.buckets)
+            observe = self._histograms[key] = histogram(self._numbers(metric, *labels), metric.buckets)
         return observe
-
-
-def _observing(numbers: memoryview[float], bounds: Sequence[float]) -> Callable[[float], None]:
-    def observe(seconds: float) -> None:
-        numbers[bisect_left(bounds, seconds)] += 1
-        numbers[-1] += seconds
-
-    return observe
 
 
 class _Names:

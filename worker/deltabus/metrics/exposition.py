@@ -63,6 +63,7 @@ class Exposition:
         reasons = [trouble.name.lower() for trouble in Trouble if trouble is not Trouble.NONE]
         yield _gauge(catalogue.SLOTS, {(): sum(reading.slots for reading in readings)})
         yield _gauge(catalogue.SLOTS_USED, {(): sum(reading.used for reading in readings)})
+        yield _gauge(catalogue.MEMORY, {(): sum(reading.memory for reading in readings)})
         yield _gauge(catalogue.PROCESSES, {(state,): states[state] for state in _STATES})
         yield _gauge(catalogue.STUCK, {(reason,): stuck[reason] for reason in (*reasons, "not_started")})
         yield _gauge(catalogue.USABLE, self._providers())
