@@ -243,6 +243,16 @@ def test_a_producer_cannot_have_a_function_run_that_is_not_registered(fort: Fort
     assert last.error.code == "unknown_task"
 
 
+def test_a_worker_of_a_tenant_runs_only_what_it_is_told_to(fort: Fort) -> None:
+    """That is how a tenant is limited to functions; to providers, by those that its worker has."""
+    with fort.worker(DELTABUS_FUNCTIONS="chat"), fort.bus("deltabus-initech-producer", "initech") as bus:
+        assert bus.chat(messages="hello").result(timeout=PATIENCE)
+        with pytest.raises(TaskFailed, match="an operator can add it to `functions`"):
+            bus.embeddings("hello", queue="initech").result(timeout=PATIENCE)
+        with pytest.raises(TaskFailed, match="unknown_provider"):
+            bus.chat(messages="hello", provider="elsewhere").result(timeout=PATIENCE)
+
+
 def test_a_message_alone_cancels_nothing(fort: Fort, staff: Background) -> None:
     """The channel is for all tenants; the key, which says so, is not."""
     with fort.bus("deltabus-globex-producer", "globex") as bus:

@@ -19,7 +19,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from deltabus.errors import UnknownTask
+from deltabus.errors import ConfigError, UnknownTask
 
 #: Entry-point groups, read once per process.
 TASKS: Final = "deltabus.tasks"
@@ -31,16 +31,35 @@ class AllowList:
 
     Args:
         webhook_hosts: host names that RQ's webhooks may call; `*.acme.example` allows subdomains.
+        functions: names of the task functions' entry points, or their dotted paths, where not all of them are to run.
     """
 
-    def __init__(self, webhook_hosts: tuple[str, ...] = ()) -> None:
+    def __init__(self, webhook_hosts: tuple[str, ...] = (), functions: tuple[str, ...] = ()) -> None:
+        self._functions = functions
         self._hosts = frozenset(host.lower() for host in webhook_hosts)
         #: Looked for twice with each job, and importlib takes 5 us to find again what it has imported.
         self._loaded: dict[str, Callable[..., Any]] = {}
 
     @cached_property
     def _tasks(self) -> Mapping[str, EntryPoint]:
-        return _by_path(TASKS)
+        registered = _by_path(TASKS)
+        if not self._functions:
+            return registered
+        wanted = frozenset(self._functions)
+        return {path: entry for path, entry in registered.items() if wanted & {path, entry.name}}
+
+    def check(self) -> None:
+        """Whether all functions that are to run are there.
+
+        Raises:
+            ConfigError: names one that is not, and what may have been meant.
+        """
+        registered = {name for path, entry in _by_path(TASKS).items() for name in (path, entry.name)}
+        for name in self._functions:
+            if name not in registered:
+                near = difflib.get_close_matches(name, registered, n=1)
+                hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(sorted(registered))}"
+                raise ConfigError(f"`functions` names `{name}`, which no installed package registers; {hint}")
 
     @cached_property
     def _callbacks(self) -> Mapping[str, EntryPoint]:
@@ -53,6 +72,11 @@ class AllowList:
             UnknownTask: it is not registered, or its package fails to import.
         """
         if path not in self._loaded:
+            if path not in self._tasks and path in _by_path(TASKS):
+                raise UnknownTask(
+                    f"function `{path}` is not run by this worker; an operator can add it to `functions`",
+                    param="function",
+                )
             self._loaded[path] = _load(self._tasks, path, "function", TASKS)
         return self._loaded[path]
 

@@ -161,6 +161,8 @@ class Settings:
     url_timeout: float = 600.0
     #: For how long a blob lives that is written without another word.
     blob_ttl: int = 3600
+    #: Task functions that a worker runs, as their packages name them (`chat`, `file`, …); none: all that are installed.
+    functions: tuple[str, ...] = ()
     #: Hosts that a job's RQ webhooks may call.
     webhook_hosts: tuple[str, ...] = ()
     #: What ids begin with that a producer leaves to chance, of tasks and blobs: by it, Redis' ACL tells tenants apart.

@@ -157,7 +157,9 @@ class AsyncWorker(BaseWorker):
         Returns:
             whether any job was taken.
         """
-        BusJob.allow = AllowList(self.settings.webhook_hosts)
+        BusJob.allow = AllowList(self.settings.webhook_hosts, self.settings.functions)
+        if self.settings.functions:
+            BusJob.allow.check()
         BusJob.max_bytes = self.settings.max_request_bytes
         self._dequeue_strategy = dequeue_strategy
         self.default_result_ttl = self.result_ttl
