@@ -128,7 +128,7 @@ class Reader:
             case "sh":
                 self._shell(block)
             case "python":
-                self._command(block, [sys.executable, "-c", self._here(block.text)])
+                self._command(block, [sys.executable, "-c", self.here(block.text)])
             case "redis":
                 self._redis(block)
             case "toml" | "json" | "yaml":
@@ -139,7 +139,7 @@ class Reader:
                 pytest.fail(f"{block}: a block of `{language}` cannot be run: see documents.py for what can")
 
     def _shell(self, block: Block) -> None:
-        self._command(block, ["bash", "-eu", "-o", "pipefail", "-c", self._here(block.text)])
+        self._command(block, ["bash", "-eu", "-o", "pipefail", "-c", self.here(block.text)])
 
     def _where(self, block: Block) -> Path:
         return ROOT if "repository" in block.options else self.folder
@@ -157,7 +157,7 @@ class Reader:
         self.output = done.stdout
 
     def _start(self, block: Block) -> None:
-        command = ["bash", "-c", f"exec {self._here(block.text)}"]
+        command = ["bash", "-c", f"exec {self.here(block.text)}"]
         process = Background(command, folder=self._where(block), environ=self.environ)
         self._running.append(process)
         try:
@@ -171,7 +171,7 @@ class Reader:
     def _use(self, url: str) -> None:
         self.environ |= {"DELTABUS_REDIS_URL": url, "REDIS_URL": url, "RQ_REDIS_URL": url}
 
-    def _here(self, text: str) -> str:
+    def here(self, text: str) -> str:
         """The text with the address and the ports that documents name replaced by those in use."""
         for named, used in self._ports.items():
             text = text.replace(named, used)

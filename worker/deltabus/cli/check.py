@@ -103,7 +103,9 @@ def _told(subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     try:
         yield from findings
     except ResponseError as exc:
-        yield Finding(subject, "error", f"Redis refuses: {exc}", FIXES["rights"])
+        words = str(exc)
+        fix = next((name for sign, name in _REFUSALS.items() if sign in words), "rights")
+        yield Finding(subject, "error", f"Redis refuses: {words}", FIXES[fix])
 
 
 #: How to mend what Redis is found to be.
@@ -114,7 +116,18 @@ FIXES: Final = {
     "eviction": "redis-cli CONFIG SET maxmemory-policy noeviction",
     "persistence": "set `appendonly yes` where that matters",
     "rights": "give this user the rights of its role: ops/acl",
+    "memory": "redis-cli CONFIG SET maxmemory 4gb, or more than it has; see what it holds with redis-cli --memkeys",
+    "disk": "free its disk: redis-cli INFO persistence, redis-cli CONFIG GET dir",
+    "replicas": "bring its replicas back: it takes nothing without them (min-replicas-to-write)",
     "queue": "another program uses this key: take another database, or another queue name",
+}
+
+#: What Redis says where it is no right that is missing, and the fix.
+_REFUSALS: Final = {
+    "used memory > 'maxmemory'": "memory",
+    "read only replica": "replica",
+    "MISCONF": "disk",
+    "good replicas to write": "replicas",
 }
 
 
