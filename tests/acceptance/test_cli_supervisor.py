@@ -48,7 +48,8 @@ from deltabus import supervisor
 count, burst = int(sys.argv[1]), sys.argv[2] == "burst"
 supervisor.GRACE = float(sys.argv[3])
 supervisor.BACKOFF = 0.01
-sys.exit(supervisor.Supervisor([sys.executable, *sys.argv[4:]], count, burst=burst, drain_timeout=0.0).run())
+supervisor.ECHO = float(sys.argv[4])
+sys.exit(supervisor.Supervisor([sys.executable, *sys.argv[5:]], count, burst=burst, drain_timeout=0.0).run())
 """
 
 
@@ -79,10 +80,17 @@ class Stage:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(
-        self, count: int, *, signals: int = 1, code: int = 0, burst: bool = False, grace: float = DEADLINE
+        self,
+        count: int,
+        *,
+        signals: int = 1,
+        code: int = 0,
+        burst: bool = False,
+        grace: float = DEADLINE,
+        echo: float = 0.0,
     ) -> subprocess.Popen[bytes]:
         port = self.listener.getsockname()[1]
-        options = [str(count), "burst" if burst else "", str(grace)]
+        options = [str(count), "burst" if burst else "", str(grace), str(echo)]
         child = [str(self.child), str(port), str(signals), str(code)]
         self.process = subprocess.Popen(
             [sys.executable, "-c", SUPERVISOR, *options, *child], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -130,7 +138,7 @@ def test_what_keeps_dying_is_restarted_again_and_again(stage: Stage) -> None:
     assert len(pids) == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_lets_processes_finish_and_the_second_reaches_them_too(stage: Stage, number: int) -> None:
     supervisor = stage.start(2, signals=2)
     children = [stage.next_child(), stage.next_child()]
@@ -140,6 +148,31 @@ def test_the_first_signal_lets_processes_finish_and_the_second_reaches_them_too(
     supervisor.send_signal(number)
     assert all(child.is_gone() for child in children)
     assert supervisor.wait(DEADLINE) == 0
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(stage: Stage) -> None:
+    supervisor = stage.start(1, signals=3, echo=DEADLINE)
+    child = stage.next_child()
+    supervisor.terminate()
+    assert child.hears_a_signal()
+    supervisor.terminate()
+    supervisor.send_signal(signal.SIGINT)
+    for _ in range(2):
+        os.kill(child.pid, signal.SIGTERM)
+        assert child.hears_a_signal()
+    assert supervisor.wait(DEADLINE) == 0  # a third one would have killed
+
+
+def test_a_time_to_drain_may_be_as_long_as_anybody_likes() -> None:
+    code = "from deltabus.supervisor import Supervisor; import sys; sys.exit(Supervisor(sys.argv[1:], 1, drain_timeout=1e300).run())"
+    child = "import os, signal; signal.signal(signal.SIGTERM, lambda *_: os._exit(4)); print('ready', flush=True); signal.pause()"
+    command = [sys.executable, "-c", code, sys.executable, "-c", child]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as supervisor:
+        assert supervisor.stdout is not None
+        while b"ready" not in supervisor.stdout.readline():
+            assert supervisor.poll() is None
+        supervisor.terminate()
+        assert supervisor.wait(DEADLINE) == 4
 
 
 def test_a_process_that_ignores_signals_is_killed_when_its_time_is_up(stage: Stage) -> None:
@@ -175,7 +208,7 @@ def test_a_process_killed_in_a_burst_is_replaced(stage: Stage) -> None:
     assert supervisor.wait(DEADLINE) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
 def test_processes_stop_with_a_supervisor_that_had_no_chance_to_tell_them(stage: Stage, number: int) -> None:
     supervisor = stage.start(3)
     children = [stage.next_child() for _ in range(3)]

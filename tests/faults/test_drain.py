@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import signal
 
+import pytest
 from faults import Scene, attempts
 
 from deltabus.events import Retrying
 from deltabus.jobs import LOST_FIELD
 
 
-def test_what_can_finish_in_time_finishes_where_it_is(scene: Scene) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_can_finish_in_time_finishes_where_it_is(scene: Scene, number: int) -> None:
     with scene.worker() as leaving:
         tasks = scene.chat(10, words=20, interval=0.05)
         for task in tasks:
             scene.streams(task)
-        leaving.process.send_signal(signal.SIGTERM)
+        leaving.process.send_signal(number)
         for task in tasks:
             assert attempts(scene.words(task, 20)) == 1
         assert leaving.end() == 0

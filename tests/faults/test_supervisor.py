@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 
 import pytest
 from faults import Scene, attempts
@@ -12,6 +13,7 @@ from faults import Scene, attempts
 from deltabus import Task
 from deltabus.events import Retrying
 from deltabus.jobs import LOST_FIELD
+from deltabus.supervisor import ECHO
 
 
 def pids(said: str) -> list[int]:
@@ -43,15 +45,20 @@ def test_when_the_time_to_drain_is_over_every_process_hands_back_what_it_runs(sc
     handed_back(scene, tasks)
 
 
-def test_the_second_signal_hands_back_at_once_however_soon_it_comes(scene: Scene) -> None:
-    """Also within the second in which RQ takes a second signal for an echo of the first: a supervisor has none."""
+def test_the_second_signal_hands_back_at_once_and_an_echo_of_the_first_does_not(scene: Scene) -> None:
+    """systemd and Heroku signal every process by itself, and the supervisor passes its own signal on."""
     with scene.worker("--processes", "2", "--concurrency", "5", DELTABUS_DRAIN_TIMEOUT="600") as supervisor:
-        supervisor.wait_for("worker started", 2)
+        said = supervisor.wait_for("worker started", 2)
         tasks = scene.chat(10, words=10_000, interval=0.05)
         for task in tasks:
             scene.streams(task)
-        supervisor.process.send_signal(signal.SIGTERM)
+        for pid in pids(said):
+            os.kill(pid, signal.SIGTERM)
         supervisor.wait_for('"draining"', 2)
+        supervisor.process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            supervisor.process.wait(ECHO)
+        assert "handing back" not in supervisor.said
         supervisor.process.send_signal(signal.SIGTERM)
         assert supervisor.end() == 0
         assert "process killed" not in supervisor.said

@@ -5,13 +5,16 @@ replaced at once if it had been up for `STABLE` seconds, and ever later if it di
 crash loop neither spins nor goes unnoticed. Each process has a pipe from the supervisor as its
 standard input; `stop_with_supervisor` there sees to it that none outlives the supervisor.
 
-Signals: the first SIGTERM or SIGINT asks the processes to drain, the second to stop at once, a third
-kills them. Whatever has not gone `GRACE` seconds after its time is killed. The processes have a
-process group of their own each, so that Ctrl+C in a terminal reaches them only through here.
+Signals: the first SIGTERM, SIGINT or SIGHUP asks the processes to drain, the second to stop at once, a third
+kills them; what follows within `ECHO` seconds is the same signal once more. Whatever has not gone `GRACE` seconds
+after its time is killed. The processes have a process group of their own each, so that Ctrl+C in a terminal
+reaches them only through here. There are those who signal every process by itself, as systemd and Heroku do, and
+those who signal one and its group, as `timeout` does: hence the echo, here and in the processes.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -31,6 +34,7 @@ from deltabus import board
 from deltabus.board import Board
 from deltabus.catalogue import DEATHS
 from deltabus.roster import Roster
+from deltabus.stopsignals import stop_signals
 
 #: Seconds after which a process counts as well started: its death is then not part of a crash loop.
 STABLE: Final = 10.0
@@ -50,7 +54,14 @@ CRASH_LOOP: Final = 3
 #: Seconds beyond the drain timeout after which a process that will not stop is killed.
 GRACE: Final = 10.0
 
-_STOP: Final = (signal.SIGTERM, signal.SIGINT)
+#: Seconds within which a further signal is the one before, seen twice.
+ECHO: Final = 1.0
+
+#: The same for the processes. It is less, so that what is no echo here is none there, whoever was late.
+PROCESS_ECHO: Final = 0.5
+
+#: Longest wait for a signal, in seconds; `select` takes no number that is too large.
+MAX_WAIT: Final = 3600.0
 
 _log = structlog.get_logger("deltabus.supervisor")
 
@@ -99,12 +110,13 @@ class Supervisor:
         self._roster = roster
         self._slots = [_Slot(number) for number in range(1, count + 1)]
         self._signals = 0
+        self._signalled_at = -math.inf
         self._kill_at: float | None = None
 
     def run(self) -> int:
         """Supervise until every process is done.
 
-        Must be called on the main thread: it takes over SIGTERM, SIGINT and SIGCHLD.
+        Must be called on the main thread: it takes over SIGTERM, SIGINT, SIGHUP and SIGCHLD.
 
         Returns:
             the worst exit code of the processes that ended last; 128 + n for one that signal n killed.
@@ -164,7 +176,7 @@ class Supervisor:
     def _decide(self, slot: _Slot, pid: int) -> None:
         """What follows the death of a process."""
         if self._signals:
-            if slot.code - 128 in _STOP:  # The signal met it before it had a handler.
+            if slot.code - 128 in stop_signals():  # The signal met it before it had a handler.
                 slot.code = 0
             _log.info("process stopped", slot=slot.number, pid=pid, code=slot.code)
             return
@@ -184,15 +196,19 @@ class Supervisor:
 
     def _pass_on(self, number: int) -> None:
         """React to the first, the second or a later signal to stop."""
+        now = time.monotonic()
+        if now - self._signalled_at < ECHO:
+            return
+        self._signalled_at = now
         self._signals += 1
         if self._signals == 1:
             _log.info("stopping; processes finish what they run", signal=signal.Signals(number).name)
-            self._kill_at = time.monotonic() + self._drain_timeout + GRACE
+            self._kill_at = now + self._drain_timeout + GRACE
         elif self._signals == 2:
             _log.info("stopping at once")
-            self._kill_at = time.monotonic() + GRACE
+            self._kill_at = now + GRACE
         else:
-            self._kill_at = time.monotonic()
+            self._kill_at = now
         for slot in self._slots:
             slot.due = None
             if slot.process is not None:
@@ -207,7 +223,7 @@ class Supervisor:
         due = [slot.due for slot in self._slots if slot.process is None and slot.due is not None]
         if self._kill_at is not None:
             due.append(self._kill_at)
-        return max(0.0, min(due) - now) if due else None
+        return min(max(0.0, min(due) - now), MAX_WAIT) if due else None
 
     def _kill(self) -> None:
         """SIGKILL to what is still there; with an error in this process too, nothing may stay behind."""
@@ -226,7 +242,7 @@ class _Wakeups:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._handlers = {number: signal.signal(number, self._note) for number in (*_STOP, signal.SIGCHLD)}
+        self._handlers = {number: signal.signal(number, self._note) for number in (*stop_signals(), signal.SIGCHLD)}
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -237,7 +253,7 @@ class _Wakeups:
         self._writer.close()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number in _STOP:
+        if number != signal.SIGCHLD:
             self._received.append(number)
 
     def received(self) -> Iterator[int]:

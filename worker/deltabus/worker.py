@@ -14,7 +14,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -49,6 +48,7 @@ from deltabus.registry import plugin_of
 from deltabus.servicemanager import ServiceManager
 from deltabus.settings import Settings, load
 from deltabus.shift import Shift
+from deltabus.stopsignals import stop_signals
 from deltabus.tasklog import TaskLog
 from deltabus.telemetry import Observer, Observers
 
@@ -240,7 +240,7 @@ class AsyncWorker(BaseWorker):
         loop = asyncio.get_running_loop()
         self._shift = loop, shift
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stop_signals():
                 loop.add_signal_handler(number, shift.stop)
         # Said when a signal is a drain: whoever waits for this line may send one.
         log.info(

@@ -26,7 +26,7 @@ _OF_ANOTHER_REDIS: Final = ("DELTABUS_REDIS_URL_FILE", "DELTABUS_REDIS_PASSWORD"
 HELP = """Work on queues: run chat tasks, hundreds at once in each process.
 
 QUEUES are taken in the order given, the first one first; default: `queues` of the configuration.
-SIGTERM or Ctrl+C once: take nothing new, finish what runs. Again a second later: hand back what runs, and leave.
+SIGTERM, Ctrl+C or the end of the terminal, once: take nothing new, finish what runs. Again a second later: hand back what runs, and leave.
 A Redis that is away is waited for, unless --burst is given.
 
 \b
@@ -135,7 +135,9 @@ def _work(
         if not supervised:
             worker.manager = ServiceManager(os.environ)
         else:
-            worker.signal_echo = 0.0  # each signal comes from the supervisor, once
+            from deltabus.supervisor import PROCESS_ECHO
+
+            worker.signal_echo = PROCESS_ECHO
         # RQ takes no name twice, and raises a bare ValueError. One that was killed is waited for to be dead.
         worker.bury_namesake()
         if connection.exists(worker.key) and not connection.hexists(worker.key, "death"):
