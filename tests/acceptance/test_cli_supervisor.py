@@ -164,9 +164,10 @@ def test_a_signal_that_comes_twice_at_once_is_one(stage: Stage) -> None:
 
 
 def test_a_time_to_drain_may_be_as_long_as_anybody_likes() -> None:
-    code = "from deltabus.supervisor import Supervisor; import sys; sys.exit(Supervisor(sys.argv[1:], 1, drain_timeout=1e300).run())"
-    child = "import os, signal; signal.signal(signal.SIGTERM, lambda *_: os._exit(4)); print('ready', flush=True); signal.pause()"
-    command = [sys.executable, "-c", code, sys.executable, "-c", child]
+    run = "sys.exit(Supervisor(sys.argv[1:], 1, drain_timeout=1e300).run())"
+    code = f"import sys; from deltabus.supervisor import Supervisor; {run}"
+    wait = "signal.signal(signal.SIGTERM, lambda *_: os._exit(4)); print('ready', flush=True); signal.pause()"
+    command = [sys.executable, "-c", code, sys.executable, "-c", f"import os, signal; {wait}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as supervisor:
         assert supervisor.stdout is not None
         while b"ready" not in supervisor.stdout.readline():

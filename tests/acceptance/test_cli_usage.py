@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from processes import DELTABUS
 
 from deltabus.cli import exits, main
 
@@ -47,6 +48,21 @@ def error(result: Result, code: int) -> str:
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("error: ")
     return result.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
+def test_a_standard_stream_that_is_closed_is_no_hindrance(closed: str) -> None:
+    line = f'"$@" {closed}'
+    done = subprocess.run(["/bin/sh", "-c", line, "sh", *DELTABUS, "check", "--json"], capture_output=True, check=False)
+    assert done.returncode in {exits.DONE, exits.FAILED, exits.UNREACHABLE}, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert (done.stdout == b"") == (closed == ">&-")
+
+
+def test_a_disk_that_is_full_is_said_in_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*DELTABUS, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (exits.FAILED, "error: cannot write the output: No space left on device\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

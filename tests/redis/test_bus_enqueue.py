@@ -200,6 +200,18 @@ def test_a_queue_that_is_no_list_takes_nothing_and_says_so(redis_url, run):
     run(main())
 
 
+@pytest.mark.parametrize("bad", ["hi", None, {}, {"messages": object()}, {"messages": "x" * 2000}])
+def test_of_many_requests_the_wrong_one_is_named_and_none_is_sent(redis_url, run, bad):
+    async def main():
+        async with bench(redis_url, max_request_bytes=1000) as b:
+            requests = [{"messages": "hi"}] * 9
+            with pytest.raises((InvalidRequest, PayloadTooLarge), match="request 7 of 10, counted from 0: "):
+                await b.bus.chat_many([*requests[:7], bad, *requests[7:]])
+            assert await b.redis.dbsize() == 0
+
+    run(main())
+
+
 def test_no_tasks_are_no_tasks(redis_url, run):
     async def main():
         async with bench(redis_url) as b:

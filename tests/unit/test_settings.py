@@ -263,6 +263,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     assert complaint(tmp_path / "latin.toml") == f"{tmp_path / 'latin.toml'} is not UTF-8 text: byte 5 is not"
 
 
+def test_a_file_may_begin_with_the_mark_that_windows_puts_there(tmp_path):
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbfconcurrency = 7\r\n")
+    assert settings.load(tmp_path / "marked.toml", environ={}).concurrency == 7
+
+
 def test_settings_made_by_hand_are_checked_as_well():
     with pytest.raises(
         ConfigError, match=r"^`concurrency` must be a whole number \(attempts at once\) above 0, not 0$"

@@ -21,7 +21,7 @@ import redis.asyncio
 
 from deltabus import blobs, keys
 from deltabus.blobs import Data
-from deltabus.enqueue import Order
+from deltabus.enqueue import Order, blame
 from deltabus.errors import InvalidRequest
 from deltabus.functions import Functions
 from deltabus.handle import AsyncTask, TaskStatus
@@ -167,7 +167,12 @@ class AsyncBus(Functions):
             InvalidRequest, PayloadTooLarge: as `chat`; nothing was enqueued.
             BusUnavailable: Redis cannot be reached; some tasks may have been accepted.
         """
-        return await self._send_chats([dict(request) for request in requests], options, queue, None)
+        bodies = list(requests)
+        for index, body in enumerate(bodies):
+            if not isinstance(body, Mapping):
+                wrong = InvalidRequest(f"must be a mapping, not a {type(body).__name__}", param="requests")
+                raise blame(wrong, index, len(bodies))
+        return await self._send_chats([dict(body) for body in bodies], options, queue, None)
 
     async def enqueue(
         self,
@@ -251,9 +256,10 @@ class AsyncBus(Functions):
         self, bodies: Sequence[dict[str, Any]], options: Mapping[str, Any], queue: str | None, task: str | None
     ) -> list[AsyncTask]:
         given = {key: value for key, value in options.items() if value is not None}
-        for body in bodies:
+        for index, body in enumerate(bodies):
             if not body.get("messages"):
-                raise InvalidRequest("is required: what is said, as a string or a list of messages", param="messages")
+                wrong = "is required: what is said, as a string or a list of messages"
+                raise blame(InvalidRequest(wrong, param="messages"), index, len(bodies))
             body.setdefault("stream", True)
         contents = [{"request": body, **given} for body in bodies]
         return await self._send(CHAT, contents, queue or self._queue, task, {})

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from deltabus import envelope, keys
 from deltabus.commit import pack, pack_command
-from deltabus.errors import BusError, InvalidRequest, PayloadTooLarge, TaskExists
+from deltabus.errors import BusError, InvalidRequest, PayloadTooLarge, TaskError, TaskExists
 from deltabus.records import RQKeys
 from deltabus.scripts import ENQUEUE
 from deltabus.settings import Settings
@@ -71,7 +71,12 @@ class Order:
             raise InvalidRequest("must be a name of 1 to 128 visible characters", param="queue")
         if task is not None and not keys.TASK_ID.fullmatch(task):
             raise InvalidRequest("must be 1 to 128 letters, digits, `_` and `-`", param="task_id")
-        self._calls = [_call(function, content, settings, job_timeout) for content in contents]
+        self._calls = []
+        try:
+            for content in contents:
+                self._calls.append(_call(function, content, settings, job_timeout))
+        except TaskError as exc:
+            raise blame(exc, len(self._calls), len(contents)) from exc
         self._is_named = task is not None
         self.tasks = [settings.id_prefix + uuid.uuid4().hex for _ in contents] if task is None else [task]
         self._queue = queue
@@ -130,6 +135,13 @@ class Order:
                 jobs, words, size = [], [], 0
         if jobs:
             yield pack(ENQUEUE, (*where, *jobs), (*shared, *words))
+
+
+def blame(error: TaskError, index: int, count: int) -> TaskError:
+    """The error, with the place of the request that is wrong, counted from 0, where there are several."""
+    if count == 1:
+        return error
+    return type(error)(f"request {index} of {count}, counted from 0: {error.message}", param=error.param)
 
 
 def _call(function: str, content: Mapping[str, Any], settings: Settings, timeout: int | None) -> tuple[int, bytes]:

@@ -1,7 +1,7 @@
 """The signals that ask a process to stop in good order: SIGTERM, Ctrl+C, and the end of the terminal.
 
-A worker that is started by hand through a connection that breaks gets SIGHUP, which would kill it at once, with all that it
-runs. Where somebody has seen to it that it is ignored, as `nohup` does, it stays so.
+A worker that was started by hand, over a connection that breaks, gets SIGHUP, which would kill it at once with all
+that it runs. Where somebody has seen to it that it is ignored, as `nohup` does, it stays so.
 """
 
 from __future__ import annotations

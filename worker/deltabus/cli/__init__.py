@@ -21,6 +21,13 @@ from deltabus.cli.options import OPTIONS, Session
 #: Objects that are made, and not freed, until Python looks among them for cycles: more than any command's modules have.
 GARBAGE: Final = 100_000
 
+#: Descriptors of the standard streams.
+STDOUT: Final = 1
+STDERR: Final = 2
+
+#: What goes wrong with an output: its reader left, its disk is full, its terminal is gone.
+OUTPUT_ERRORS: Final = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
 #: The commands in the order in which one meets them: the module that has each, loaded when it is
 #: called, and what the list of commands says of it.
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -75,6 +82,15 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
+def _open_standard_streams() -> None:
+    """Where one was closed by whoever started us, the next connection would take its number, and get what we print."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(descriptor, True)  # a process that we start has the same need
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(STDOUT, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(STDERR, "w", encoding="utf-8", closefd=False)
+
+
 class CommandLine(click.Group):
     """Loads the command that is called, and turns its errors into one line and an exit code."""
 
@@ -112,6 +128,7 @@ class CommandLine(click.Group):
         # three times over at the exit, takes a quarter of the CPU of a short command, and more of a worker that starts.
         gc.set_threshold(GARBAGE)
         atexit.register(gc.freeze)
+        _open_standard_streams()
         # An answer may hold what the terminal's encoding, or any encoding, does not have.
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -121,11 +138,14 @@ class CommandLine(click.Group):
             code = self._run(args, prog_name or "deltabus")
             sys.stdout.flush()
         except OSError as exc:
-            if exc.errno != errno.EPIPE:
+            if exc.errno not in OUTPUT_ERRORS:
                 raise
-            # The reader of our output left, as `head` does: nothing to say, and nowhere to say it.
+            # What is still to be written is written again at the exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = exits.PIPE
+            # Where the reader of our output left, as `head` does, there is nothing to say, and nowhere to say it.
+            code = exits.PIPE if exc.errno == errno.EPIPE else exits.FAILED
+            if exc.errno != errno.EPIPE:
+                click.echo(f"error: cannot write {exc.filename or 'the output'}: {exc.strerror}", err=True)
         sys.exit(code)
 
     def _run(self, args: Sequence[str] | None, prog_name: str) -> int:

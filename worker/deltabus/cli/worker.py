@@ -26,7 +26,8 @@ _OF_ANOTHER_REDIS: Final = ("DELTABUS_REDIS_URL_FILE", "DELTABUS_REDIS_PASSWORD"
 HELP = """Work on queues: run chat tasks, hundreds at once in each process.
 
 QUEUES are taken in the order given, the first one first; default: `queues` of the configuration.
-SIGTERM, Ctrl+C or the end of the terminal, once: take nothing new, finish what runs. Again a second later: hand back what runs, and leave.
+SIGTERM, SIGHUP or Ctrl+C once: take nothing new, finish what runs. Again a second later: hand back what runs, and
+leave.
 A Redis that is away is waited for, unless --burst is given.
 
 \b
