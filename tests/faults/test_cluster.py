@@ -94,6 +94,28 @@ def test_logs_lie_on_all_nodes_and_all_of_rq_on_one(site: Site) -> None:
         assert "away" not in worker.said
 
 
+def test_a_transaction_that_would_reach_beyond_its_node_is_refused_and_leaves_the_line_as_it_was(site: Site) -> None:
+    foreign = "a key of another slot"
+    with site.redis.pipeline() as pipe:
+        pipe.set(foreign, 1)
+        with pytest.raises(redis.RedisClusterException, match="only have keys of RQ's slot"):
+            pipe.execute()
+    assert site.redis.set(foreign, 2)
+    with site.redis.pipeline() as pipe:
+        pipe.set("{rq}:x", 1)
+        pipe.get("{rq}:x")
+        assert pipe.execute() == [True, b"1"]
+
+
+def test_a_refusal_of_several_nodes_is_one_answer(site: Site) -> None:
+    """What comes next is the answer to what was asked next."""
+    for _ in range(2):
+        with pytest.raises(redis.ResponseError, match="compiling script"):
+            site.redis.script_load("this is no Lua")
+        assert [site.redis.set(key, key) for key in "abc"] == [True] * 3
+        assert [site.redis.get(key) for key in "abc"] == [b"a", b"b", b"c"]
+
+
 def test_tasks_are_cancelled_wherever_they_are(site: Site) -> None:
     (waiting,) = site.chat(1)
     assert waiting.cancel("no more")

@@ -23,6 +23,13 @@ def test_a_command_goes_where_its_first_key_lies():
     assert slot_of(pack(APPEND, (log, keys.cancel("task-1").encode()), ("1-1", b"\r\n" * 2000))) == key_slot(b"task-1")
 
 
+def test_a_script_of_any_length_and_a_read_of_streams_go_where_their_keys_lie():
+    source = "return redis.call('GET', KEYS[1])\r\n" + "-- EVAL $\r\n" * 500
+    assert slot_of(pack_command(b"EVAL", source, 1, b"{a}", b"argument")) == key_slot(b"a")
+    assert slot_of(pack_command(b"EVAL", source, 0)) is None
+    assert slot_of(pack_command(b"XREAD", b"BLOCK", 5, b"STREAMS", b"{a}:log", b"0")) == key_slot(b"a")
+
+
 @pytest.mark.parametrize(
     "command",
     [("PING",), ("MULTI",), ("SUBSCRIBE", "a"), ("PUBLISH", "a", "b"), ("CLIENT", "ID"), ("EVALSHA", "00", 0, "a")],

@@ -47,11 +47,17 @@ _KEYLESS: Final = frozenset(
 
 def slot_of(packed: bytes) -> int | None:
     """The slot of a command, as it goes over the wire; None: it has no key."""
+    # How many words there are; then each behind its length.
     words = packed[:_HEAD].split(b"\r\n")
     name = words[2].upper()
-    if name in {b"EVALSHA", b"EVAL"}:
-        # The name, the script, how many keys, the first of them: each behind its length.
+    if name == b"EVALSHA":
         return key_slot(words[8]) if words[6] != b"0" else None
+    if name == b"EVAL":
+        script = len(b"\r\n".join(words[:4])) + 2
+        after = packed[script + int(words[3][1:]) + 2 :][:_HEAD].split(b"\r\n")
+        return key_slot(after[3]) if after[1] != b"0" else None
+    if name == b"XREAD":
+        return key_slot(words[next(at for at, word in enumerate(words) if word.upper() == b"STREAMS") + 2])
     if name in _KEYLESS or len(words) < 6:
         return None
     return key_slot(words[4])
@@ -194,6 +200,7 @@ class _Routing:
         if name in ([b"MULTI"], [b"EXEC"], [b"DISCARD"]):
             self._in_transaction = name == [b"MULTI"]
         elif self._in_transaction and slot_of(packed) not in (None, self._cluster.home_slot):
+            self._in_transaction = False
             raise redis.RedisClusterException("a transaction on a Cluster can only have keys of RQ's slot")
 
     def _forget(self) -> list[Any]:
@@ -223,18 +230,22 @@ class _Blocking(_Routing, Finding):
                 line.send_packed_command([b"".join(batch)], check_health=False)
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        sources = self._due.popleft() if self._due else (self,)
-        try:
-            replies = [
-                super(_Blocking, self).read_response(*args, **kwargs)
-                if source is self
-                else source.read_response(*args, **kwargs)
-                for source in sources
-            ]
-        except ResponseError as exc:
-            if is_elsewhere(exc):
-                self.disconnect()
-            raise
+        replies = []
+        for source in self._due.popleft() if self._due else (self,):
+            read = super().read_response if source is self else source.read_response
+            try:
+                replies.append(read(*args, **kwargs))
+            except ResponseError as exc:
+                replies.append(exc)
+        return self._answer(replies)
+
+    def _answer(self, replies: Sequence[Any]) -> Any:
+        """The reply of one node, or the first refusal of several."""
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                if is_elsewhere(reply):
+                    self.disconnect()
+                raise reply
         return replies[0]
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
@@ -278,18 +289,22 @@ class _Async(_Routing, AsyncFinding):
                 await line.send_packed_command([b"".join(batch)], check_health=False)
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        sources = self._due.popleft() if self._due else (self,)
-        try:
-            replies = [
-                await super(_Async, self).read_response(*args, **kwargs)
-                if source is self
-                else await source.read_response(*args, **kwargs)
-                for source in sources
-            ]
-        except ResponseError as exc:
-            if is_elsewhere(exc):
-                await self.disconnect(nowait=True)
-            raise
+        replies = []
+        for source in self._due.popleft() if self._due else (self,):
+            read = super().read_response if source is self else source.read_response
+            try:
+                replies.append(await read(*args, **kwargs))
+            except ResponseError as exc:
+                replies.append(exc)
+        return await self._answer(replies)
+
+    async def _answer(self, replies: Sequence[Any]) -> Any:
+        """The reply of one node, or the first refusal of several."""
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                if is_elsewhere(reply):
+                    await self.disconnect(nowait=True)
+                raise reply
         return replies[0]
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
@@ -318,11 +333,12 @@ class _Sharded(_Async):
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         await super().on_connect_check_health(check_health)
         self._introduced = True
+        if self.sharded:
+            self._due = deque(maxlen=0)  # nothing is due from anybody: each line is listened to
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         await super().send_packed_command(command, check_health)
         if self._introduced and self.sharded:
-            self._due.clear()
             for line in (self, *self._lines.values()):
                 if line not in self._ears:
                     self._ears[line] = asyncio.create_task(self._hear(line), name="deltabus shard")
@@ -341,6 +357,7 @@ class _Sharded(_Async):
             ear.cancel()
         self._heard = asyncio.Queue()
         self._introduced = False
+        self._due = deque()
         await super().disconnect(*args, **kwargs)
 
     async def _hear(self, line: Any) -> None:
