@@ -237,15 +237,10 @@ class _Blocking(_Routing, Finding):
                 replies.append(read(*args, **kwargs))
             except ResponseError as exc:
                 replies.append(exc)
-        return self._answer(replies)
-
-    def _answer(self, replies: Sequence[Any]) -> Any:
-        """The reply of one node, or the first refusal of several."""
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                if is_elsewhere(reply):
-                    self.disconnect()
-                raise reply
+        # The reply of one node, or the first refusal of several.
+        refusals = [reply for reply in replies if isinstance(reply, ResponseError)]
+        if refusals:
+            raise refusals[0]
         return replies[0]
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
@@ -296,15 +291,11 @@ class _Async(_Routing, AsyncFinding):
                 replies.append(await read(*args, **kwargs))
             except ResponseError as exc:
                 replies.append(exc)
-        return await self._answer(replies)
-
-    async def _answer(self, replies: Sequence[Any]) -> Any:
-        """The reply of one node, or the first refusal of several."""
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                if is_elsewhere(reply):
-                    await self.disconnect(nowait=True)
-                raise reply
+        refusals = [reply for reply in replies if isinstance(reply, ResponseError)]
+        if any(map(is_elsewhere, refusals)):
+            await self.disconnect(nowait=True)
+        if refusals:
+            raise refusals[0]
         return replies[0]
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:

@@ -20,7 +20,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import MasterDownError, MovedError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import ClusterDownError, MovedError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
 from redis.retry import Retry
 
 from deltabus.redisurl import Node
@@ -51,12 +51,14 @@ KEEPALIVE: Final[Mapping[str, Any]] = {
 #: Error replies of a server that is not, or no longer, the one to write to; where a script passes one on, it is in the
 #: text. NOREPLICAS: it may be a master that is cut off from all others, and replaced by now. MOVED, and what a script
 #: says instead of it: the key belongs to another node of a Cluster by now.
-_LEFT: Final = re.compile(r"\b(READONLY|UNBLOCKED|NOREPLICAS|MASTERDOWN|MOVED)\b|a non local key in a cluster node")
+_LEFT: Final = re.compile(
+    r"\b(READONLY|UNBLOCKED|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|MOVED)\b|a non local key in a cluster node"
+)
 
 
 def is_elsewhere(error: BaseException) -> bool:
     """Whether a server says that it is no master, or none that others follow: the next connection may lead to one."""
-    return isinstance(error, ReadOnlyError | MasterDownError | MovedError) or (
+    return isinstance(error, ReadOnlyError | ClusterDownError | MovedError) or (
         isinstance(error, ResponseError) and _LEFT.search(str(error)) is not None
     )
 
@@ -191,15 +193,19 @@ def _check(role: Any, host: str, port: int) -> None:
 
 
 class Leaving:
-    """Closes a connection on which a server says that it is not the one to write to."""
+    """Closes a connection on which a server says that it is not the one to write to.
+
+    To whoever blocks, it is as if that had broken: RQ's code, and redis-py's retries, know what to do then.
+    """
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().read_response(*args, **kwargs)  # type: ignore[misc] # of the connection's class
         except ResponseError as exc:
-            if is_elsewhere(exc):
-                self.disconnect()  # type: ignore[attr-defined] # of the connection's class
-            raise
+            if not is_elsewhere(exc):
+                raise
+            self.disconnect()  # type: ignore[attr-defined] # of the connection's class
+            raise redis.ConnectionError(f"not the server to write to: {exc}") from exc
 
 
 class Finding(Leaving):

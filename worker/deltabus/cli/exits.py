@@ -26,7 +26,8 @@ PIPE: Final = 141
 
 #: Words of a Redis that can be reached, and takes nothing at present.
 _ANSWERS: Final = re.compile(
-    r"loading the dataset|maxmemory|read only replica|READONLY|OOM|MISCONF|MASTERDOWN|NOREPLICAS"
+    r"loading the dataset|maxmemory|read only replica|READONLY|OOM|MISCONF|MASTERDOWN|NOREPLICAS|"
+    r"not the server to write to"
 )
 
 
