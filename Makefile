@@ -11,6 +11,9 @@ JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 export PYTHONDONTWRITEBYTECODE :=
 # Which show: crash, freeze, restart, rolling or all.
 SHOW ?= all
+# The rehearsal: streams that are kept in flight (its workers are WORKERS); SURGE=0: old workers leave before new ones start.
+STREAMS ?= 500
+SURGE ?= 1
 # Further arguments of pytest, such as `-k embedded` or `--cov`.
 PYTEST_ARGS ?=
 
@@ -48,6 +51,7 @@ help:
 	@echo "             make chaos TASKS=5000 SECONDS=120 WORKERS=4 SEED=7 JSON=1 TOPOLOGY=sentinel"
 	@echo "make shows   one fault each on hundreds of streams, with figures; make shows SHOW=crash one of them"
 	@echo "make trace   one task's OpenTelemetry trace, from its producer to the provider, printed as a tree"
+	@echo "make rehearse  a rolling deployment: all workers replaced under load; make rehearse WORKERS=4 STREAMS=500 SURGE=0"
 	@echo "make bench   deltabus and its peers side by side, with ratios, into ops/bench/RESULTS.md; make bench QUICK=1 in"
 	@echo "             under three minutes, into .cache/bench; make bench SCENARIO=noop REPEAT=9 one of the scenarios"
 	@echo "make peers   what nobody here wrote: the bus in front of LiteLLM's proxy, rq-dashboard and rq-exporter on a bus"
@@ -76,6 +80,9 @@ trace: $(DEV)
 
 shows: $(DEV)
 	PYTHONPATH=ops $(VENV)/bin/python -m shows $(SHOW)
+
+rehearse: $(DEV)
+	@PYTHONPATH=ops $(VENV)/bin/python -m rehearse --workers $(WORKERS) --streams $(STREAMS) $(if $(filter 0,$(SURGE)),--after)
 
 # Only a whole run replaces the committed results.
 bench: $(DEV)

@@ -104,37 +104,63 @@ async def restart(tasks: int, *, words: int = 60, interval: float = 0.25, **sett
 
 
 async def rolling(
-    tasks: int, *, words: int = 24, interval: float = 0.5, longer: int = 8, share: int = 25, **settings: float
+    tasks: int,
+    *,
+    processes: int = PROCESSES,
+    surge: bool = True,
+    words: int = 24,
+    interval: float = 0.5,
+    longer: int = 8,
+    share: int = 25,
+    **settings: float,
 ) -> Figures:
     """SIGTERM to one process after the other, each replaced, while so many streams are kept in flight.
 
     One stream in `share` takes `longer` times as long as the others: longer than leaving workers may take.
+
+    Args:
+        tasks: streams in flight.
+        processes: how many; each is replaced once. They have slots for half as many streams again: one may be missing.
+        surge: a new one takes jobs before the old one is sent home, as Kubernetes does it; else the old one leaves
+            first, as on a host that has no room for two.
     """
-    async with stage((), concurrency=tasks // 2, **settings) as scene:
-        workers = [await scene.worker() for _ in range(PROCESSES)]
+    slots = -(-3 * tasks // (2 * processes))
+    async with stage((), concurrency=slots, **settings) as scene:
+        workers = [await scene.worker() for _ in range(processes)]
         long = await scene.start(tasks // share, words=words * longer, interval=interval)
         await scene.start(tasks - len(long), words=words, interval=interval)
         await scene.all_stream()
         codes = []
         over = asyncio.Event()
         feeder = asyncio.create_task(_feed(scene, tasks, over, words=words, interval=interval))
+        began_at = time.monotonic()
         try:
             for worker in workers:
+                if surge:
+                    await scene.worker()
                 worker.signal(signal.SIGTERM)
-                await scene.worker()
                 codes.append(await worker.end())
+                if not surge:
+                    await scene.worker()
+            seconds = time.monotonic() - began_at
         finally:
             over.set()
             await feeder
-        await scene.all_end()
+        # A stream that is lost does not end; the review counts it.
+        with contextlib.suppress(TimeoutError):
+            await scene.all_end()
         figures = await review(scene)
         short = [stream for stream in scene.streams if stream not in long]
         return figures | {
             "of these long ones": len(long),
             "long ones handed back": sum(handed_back(stream) > 0 for stream in long),
+            "handed back": sum(map(handed_back, scene.streams)),
             "run again without a word": sum(attempts(stream) != 1 + handed_back(stream) for stream in scene.streams),
             "run again, could have finished": sum(attempts(stream) > 1 for stream in short),
+            "workers replaced": len(codes),
             "workers that left in disorder": sum(code != 0 for code in codes),
+            "longest gap of a subscriber, s": max(stream.longest_gap for stream in scene.streams),
+            "replaced all within, s": seconds,
         }
 
 

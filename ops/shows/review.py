@@ -38,7 +38,7 @@ async def review(stage: Stage) -> Figures:
         "events": sum(map(len, ids.values())),
         "attempts": sum(map(attempts, stage.streams)),
         "wrong texts": sum(not is_right(stream) for stream in stage.streams),
-        "not completed": sum(not isinstance(stream.events[-1], Completed) for stream in stage.streams),
+        "not completed": sum(not is_completed(stream) for stream in stage.streams),
         "gaps": sum(map(gaps, ids.values())),
         "doubled": sum(doubled(published[task]) for task in ids),
         "stale": sum(stale(published[task]) for task in ids),
@@ -72,6 +72,11 @@ def attempts(stream: Stream) -> int:
 def began(stream: Stream, attempt: int) -> float:
     """When that attempt began: Unix time, seconds."""
     return next(event.at for event in stream.events if isinstance(event, Started) and event.attempt == attempt)
+
+
+def is_completed(stream: Stream) -> bool:
+    """Whether its subscriber saw it end as it should."""
+    return bool(stream.events) and isinstance(stream.events[-1], Completed)
 
 
 def handed_back(stream: Stream) -> int:

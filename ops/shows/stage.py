@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -43,14 +44,21 @@ class Stream:
         self.events: list[AnyEvent] = []
         #: Set once something of the answer has come.
         self.streams = asyncio.Event()
+        #: The longest that its subscriber, once something had come, had to wait for more: seconds.
+        self.longest_gap = 0.0
 
     async def follow(self) -> None:
         """Subscribe, and see the task to its end."""
+        seen_at: float | None = None
         while True:
             last = self.events[-1].id if self.events else None
             try:
                 async for event in self.task.events(after=last):
                     self.events.append(event)
+                    now = time.monotonic()
+                    if seen_at is not None:
+                        self.longest_gap = max(self.longest_gap, now - seen_at)
+                    seen_at = now
                     if isinstance(event, Delta):
                         self.streams.set()
             except BusUnavailable:

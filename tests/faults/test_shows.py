@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from deltabus.events import Completed, Delta, Started
+from rehearse.report import Rehearsal
+from rehearse.report import table as rehearsed
 from shows.acts import ACTS
 from shows.review import NEVER, Figures, doubled, gaps, is_right, stale, table, violations
 from shows.stage import Stream
@@ -31,6 +33,32 @@ def test_a_show_goes_right_on_a_small_stage_too(name: str) -> None:
     wrong = violations(figures, {figure: limit for figure, limit in act.limits.items() if not figure.endswith(", s")})
     print(table(name, figures, wrong))  # noqa: T201 # shown where the test fails
     assert not wrong
+
+
+def test_a_rehearsal_in_short_loses_nothing_where_old_workers_leave_first() -> None:
+    tasks, smaller = SMALL["rolling"]
+    figures: Figures = asyncio.run(ACTS["rolling"].show(tasks, processes=2, surge=False, **smaller, **FAST))
+    rehearsal = Rehearsal.of(figures)
+    wrong = violations(figures, ACTS["rolling"].limits)
+    print(rehearsed(rehearsal, wrong))  # noqa: T201 # shown where the test fails
+    assert not wrong
+    assert (rehearsal.replaced_workers, rehearsal.lost, rehearsal.doubled) == (2, 0, 0)
+    assert rehearsal.tasks >= tasks
+    assert rehearsal.attempts_rerun == rehearsal.handed_back
+    assert rehearsal.longest_gap > 0 < rehearsal.time
+
+
+def test_a_rehearsal_that_loses_something_says_so() -> None:
+    figures = dict.fromkeys(NEVER, 0.0) | {"streams": 9, "attempts": 11, "handed back": 2, "workers replaced": 4}
+    figures |= {"longest gap of a subscriber, s": 1.25, "replaced all within, s": 60.0}
+    assert "lost                     0" in rehearsed(Rehearsal.of(figures), violations(figures, {}))
+    figures |= {"not completed": 1.0, "wrong texts": 1.0, "stale": 1.0}
+    shown = rehearsed(Rehearsal.of(figures), violations(figures, {}))
+    assert (
+        "attempts rerun           2\nhanded back              2\nlost                     1\ndoubled                  1"
+        in shown
+    )
+    assert "! not completed: 1, allowed are 0" in shown
 
 
 def test_a_review_sees_what_is_wrong() -> None:
