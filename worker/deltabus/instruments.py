@@ -9,7 +9,7 @@ from functools import cached_property
 
 from redis import Redis
 
-from deltabus import connections
+from deltabus import connections, telemetry
 from deltabus.board import Board
 from deltabus.lookout import Lookout
 from deltabus.metrics import queuesight
@@ -59,6 +59,16 @@ class Instruments:
         roster = Roster()
         roster.enter(os.getpid(), self._board)
         with serve(roster, settings, connection, queues):
+            yield
+
+    @contextlib.contextmanager
+    def waiting(self, settings: Settings, connection: Redis) -> Iterator[None]:
+        """As `shown`, for who waits for Redis before there can be a worker: whoever asks is told so.
+
+        Otherwise nobody would answer, and what cannot be asked is restarted, which mends nothing.
+        """
+        telemetry.observe(self._pulse)
+        with self.shown(settings, connection, settings.queues):
             yield
 
     @contextlib.contextmanager

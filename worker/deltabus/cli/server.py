@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
 from deltabus.errors import BusUnavailable
@@ -47,8 +50,13 @@ def connect(settings: Settings) -> Redis:
     return client
 
 
-def wait_for(settings: Settings) -> Redis:
+def wait_for(
+    settings: Settings, waiting: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+) -> Redis:
     """As `connect`, for what an orchestrator starts: a Redis that is away is waited for, and that is said.
+
+    Args:
+        waiting: a block to be in meanwhile. It is entered only where there is something to wait for.
 
     Raises:
         BusUnavailable: the server is there, and does not let us in: that is mended by no waiting.
@@ -59,16 +67,20 @@ def wait_for(settings: Settings) -> Redis:
 
     outage = Outage(settings.redis_address)
     pause, longest = BACKOFF
-    while True:
-        try:
-            client = connect(settings)
-        except BusUnavailable as exc:
-            away = isinstance(exc.__cause__, exceptions.ConnectionError | exceptions.TimeoutError)
-            if not away or isinstance(exc.__cause__, exceptions.AuthenticationError | exceptions.AuthorizationError):
-                raise
-            outage.meets("start", exc.__cause__)
-            time.sleep(pause)
-            pause = min(2 * pause, longest)
-        else:
-            outage.is_over_for("start")
-            return client
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                client = connect(settings)
+            except BusUnavailable as exc:
+                cause = exc.__cause__
+                away = isinstance(cause, exceptions.ConnectionError | exceptions.TimeoutError)
+                if not away or isinstance(cause, exceptions.AuthenticationError | exceptions.AuthorizationError):
+                    raise
+                if pause == BACKOFF[0]:
+                    stack.enter_context(waiting())
+                outage.meets("start", cause)
+                time.sleep(pause)
+                pause = min(2 * pause, longest)
+            else:
+                outage.is_over_for("start")
+                return client

@@ -126,12 +126,16 @@ def _work(
 ) -> int:
     from deltabus.board import Board
     from deltabus.clients import blocking
+    from deltabus.instruments import Instruments
     from deltabus.servicemanager import ServiceManager
     from deltabus.worker import AsyncWorker
 
-    (connect if burst else wait_for)(settings).close()
     with blocking(settings.redis_url, home=settings.rq_key_prefix) as connection:
         shared = None if board is None else Board(board)
+        if burst:
+            connect(settings).close()
+        else:
+            wait_for(settings, lambda: Instruments(shared).waiting(settings, connection)).close()
         worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings, board=shared)
         if not supervised:
             worker.manager = ServiceManager(os.environ)
@@ -163,14 +167,14 @@ def _supervise(
     words, environ = command(session, settings, *options)
     roster = Roster(processes) if settings.metrics_port else None
     with contextlib.ExitStack() as stack:
-        connection = (connect if burst else wait_for)(settings)
-        if roster is None:
-            connection.close()
-        else:
+        if roster is not None:
+            from deltabus.clients import blocking
             from deltabus.instruments import serve
 
-            stack.callback(connection.close)
+            # Before Redis is waited for: whoever does not answer is restarted, which mends nothing.
+            connection = stack.enter_context(blocking(settings.redis_url, home=settings.rq_key_prefix))
             stack.enter_context(serve(roster, settings, connection, settings.queues))
+        (connect if burst else wait_for)(settings).close()
         # Started is all that it says: a process that dies is replaced, and /readyz tells how all of them are.
         manager = ServiceManager({**os.environ, "WATCHDOG_USEC": ""})
         manager.tell(f"READY=1\nSTATUS=supervises {processes} processes")
