@@ -42,7 +42,7 @@ TOPOLOGY ?= standalone
 # The benchmark: SCENARIO=noop runs one of its scenarios, QUICK=1 smaller ones, REPEAT=N each so often.
 SCENARIO ?= all
 
-.PHONY: help demo test chaos shows trace bench peers lint format tools lock audit sbom clean
+.PHONY: help demo test chaos shows trace screenshots bench peers lint format tools lock audit sbom clean
 
 help:
 	@echo "make demo    a task through a private Redis and a worker, streamed to this terminal"
@@ -52,6 +52,7 @@ help:
 	@echo "make shows   one fault each on hundreds of streams, with figures; make shows SHOW=crash one of them"
 	@echo "make trace   one task's OpenTelemetry trace, from its producer to the provider, printed as a tree"
 	@echo "make rehearse  a rolling deployment: all workers replaced under load; make rehearse WORKERS=4 STREAMS=500 SURGE=0"
+	@echo "make screenshots  the README's picture of deltabus top, on a bus under load"
 	@echo "make bench   deltabus and its peers side by side, with ratios, into ops/bench/RESULTS.md; make bench QUICK=1 in"
 	@echo "             under three minutes, into .cache/bench; make bench SCENARIO=noop REPEAT=9 one of the scenarios"
 	@echo "make peers   what nobody here wrote: the bus in front of LiteLLM's proxy, rq-dashboard and rq-exporter on a bus"
@@ -73,6 +74,9 @@ chaos: $(DEV)
 	@$(if $(filter cluster,$(TOPOLOGY)),RQ_KEY_PREFIX={rq}) PYTHONPATH=ops $(VENV)/bin/python -m chaos \
 		--tasks $(TASKS) --seconds $(SECONDS) --workers $(WORKERS) --topology $(TOPOLOGY) \
 		$(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
+
+screenshots: $(DEV)
+	PYTHONPATH=ops $(VENV)/bin/python -m screenshots
 
 # Its own Redis, provider and processes; nothing else need be running.
 trace: $(DEV)

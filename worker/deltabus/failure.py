@@ -36,8 +36,13 @@ def encode(failure: Failure) -> bytes:
 
 def decode(note: bytes | None, execution: bytes | None) -> Failure | None:
     """The failure of that execution; None where the note is not there, of another execution, or broken."""
+    failure = read(note)
+    return failure if failure is not None and failure.execution.encode() == execution else None
+
+
+def read(note: bytes | None) -> Failure | None:
+    """The failure of whichever execution; None where the note is not there, or broken."""
     try:
-        failure = msgspec.json.decode(note or b"", type=Failure)
+        return msgspec.json.decode(note or b"", type=Failure)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return failure if failure.execution.encode() == execution else None

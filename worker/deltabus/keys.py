@@ -32,6 +32,9 @@ SEAL: Final = "9007199254740991-0"
 #: Field of a log entry that holds the event's JSON: the very bytes that are published.
 EVENT_FIELD: Final = "event"
 
+#: Field of RQ's hash of a worker: how many tasks it runs at once.
+SLOTS_FIELD: Final = "deltabus_slots"
+
 #: Channel on which a cancel is announced; the message is the task id.
 CANCEL_CHANNEL: Final = f"{PREFIX}:cancel"
 

@@ -286,6 +286,7 @@ class AsyncWorker(BaseWorker):
         """
         self.bury_namesake()
         super().register_birth()  # type: ignore[no-untyped-call]
+        self.connection.hset(self.key, keys.SLOTS_FIELD, self.settings.concurrency)
 
     def bury_namesake(self) -> None:
         """Take over the name of a worker of ours that was killed, once its lease has run out.

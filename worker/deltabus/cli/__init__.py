@@ -46,6 +46,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "result": ("task", "Wait for a task's result and print it."),
     "cancel": ("task", "Cancel a task, before or while it runs."),
     "dead": ("dead", "What has failed: look, run it again, delete it."),
+    "stats": ("stats", "What waits, runs and fails, at this moment."),
+    "top": ("top", "The same, live."),
     "providers": ("providers", "Who answers, and how they are."),
     "check": ("check", "Is all configured, reachable, compatible?"),
     "completion": ("completion", "Teach a shell to complete commands, queues, task ids."),

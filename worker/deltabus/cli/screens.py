@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from deltabus.cli.bar import Bar
 
 #: Control characters as visible ones (U+2400…): C0 without tab and line feed, DEL, C1.
-_HARMLESS: Final = (
+HARMLESS: Final = (
     {number: 0x2400 + number for number in range(0x20) if chr(number) not in "\t\n"}
     | {0x7F: 0x2421}
     | dict.fromkeys(range(128, 160), 65533)
@@ -109,7 +109,7 @@ class Screen:
         self.settle()
         self._end_line("err")
         if self._out_is_terminal:
-            text = text.translate(_HARMLESS)
+            text = text.translate(HARMLESS)
         sys.stdout.write(text)
         sys.stdout.flush()
         self._mark("out", text)
@@ -120,7 +120,7 @@ class Screen:
             return
         self.settle()
         self._end_line("out")
-        self.console.print(text.translate(_HARMLESS), style="dim italic", end="")
+        self.console.print(text.translate(HARMLESS), style="dim italic", end="")
         self._mark("err", text)
 
     def note(self, text: str, *, style: str = "dim") -> None:
@@ -128,7 +128,7 @@ class Screen:
         self.settle()
         self._end_line("out")
         self._end_line("err")
-        self.console.print(text.translate(_HARMLESS), style=style)
+        self.console.print(text.translate(HARMLESS), style=style)
 
     def warn(self, text: str) -> None:
         """A line that says what is wrong and what to do."""

@@ -1,0 +1,145 @@
+"""What `deltabus top` and `deltabus stats` make of an overview."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from deltabus.cli.panels import bar, screen, sections, shares, span, spark, summary
+from deltabus.overview import FailureView, Overview, QueueView, ServerView, TaskView, WorkerView, rates
+
+SERVER = ServerView(
+    version="7.2.4", used_memory=13 * 1024**2, max_memory=0, clients=9, commands_per_second=1234, published=1000
+)
+
+
+def queue(name: str, **facts: Any) -> QueueView:
+    counts = dict.fromkeys(("waiting", "running", "scheduled", "deferred", "failed"), 0)
+    return QueueView(name=name, oldest=facts.pop("oldest", 0.0), **(counts | facts))
+
+
+def worker(name: str, **facts: Any) -> WorkerView:
+    usual = {"state": "busy", "queues": ("chat",), "host": "h", "pid": 1, "running": 3, "slots": 10, "lease": 9.0}
+    return WorkerView(name=name, **{**usual, "silent": 1.0, "age": 60.0, "completed": 5, "failed": 0, **facts})
+
+
+def task(id: str, **facts: Any) -> TaskView:
+    usual = {"queue": "chat", "function": "chat", "worker": "w", "age": 5.0, "events": 10, "retries": 0}
+    return TaskView(id=id, **{**usual, **facts})
+
+
+def overview(**facts: Any) -> Overview:
+    empty = {"queues": (), "workers": (), "tasks": (), "failures": (), "more_queues": 0, "more_workers": 0}
+    return Overview(**{"at": 100.0, "suspended": False, "server": SERVER, **empty, "commands": 24, **facts})
+
+
+BUSY = overview(
+    queues=(queue("batch", waiting=1200, oldest=95.0), queue("chat", running=3, failed=2)),
+    workers=(worker("w-1"), worker("w-2", lease=-3.0), worker("rq", lease=None, slots=1, running=1, failed=2)),
+    tasks=(task("t-1", retries=2), task("t-2")),
+    failures=(FailureView(id="t-3", queue="chat", age=3.0, code="rate_limited"), FailureView(id="j", queue="q", age=9)),
+)
+
+
+def lines(now: Overview, size: tuple[int, int] = (120, 30), **more: Any) -> list[str]:
+    console = Console(file=io.StringIO(), width=size[0], height=size[1], color_system=None)
+    between = more.pop("between", None)
+    console.print(screen("redis://h:6379/0", now, between, size=size, **more))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def line_of(shown: list[str], word: str) -> str:
+    return next(line for line in shown if word in line)
+
+
+def test_a_screen_shows_all_of_a_small_bus():
+    shown = lines(BUSY)
+    assert shown[0].startswith("redis://h:6379/0  1,200 waiting  3 running  2 failed  Redis 7.2.4: 13.0 MiB, 9 clients")
+    assert line_of(shown, "│  batch").split()[1:4] == ["batch", "1,200", "95s"]
+    assert "███░░░░░░░ 3/10" in line_of(shown, "w-1")
+    assert "lost" in line_of(shown, "w-2")
+    assert "██████████ 1/1" in line_of(shown, "│  rq ")
+    assert line_of(shown, "t-1").split()[-3:-1] == ["2", "w"]
+    assert "3.0s ago" in line_of(shown, "rate_limited")
+    assert shown[-1] == "q quit   24 commands a look"
+
+
+def test_whoever_has_lost_its_lease_comes_first_and_the_fullest_queue_too():
+    queues, workers, *_ = sections(BUSY, None)
+    assert [row[0][0] for row in workers.rows] == ["w-2", "w-1", "rq"]
+    assert [row[0][0] for row in queues.rows] == ["batch", "chat"]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12), (200, 60), (20, 4)])
+def test_a_screen_is_never_larger_than_the_terminal(size):
+    many = msgspec.structs.replace(
+        BUSY, tasks=tuple(task(f"t-{number}") for number in range(50)), queues=tuple(map(queue, "abcdefghij"))
+    )
+    shown = lines(many, size)
+    assert len(shown) <= size[1]
+    assert max(map(len, shown)) <= size[0]
+
+
+def test_what_has_no_room_is_counted():
+    many = msgspec.structs.replace(
+        BUSY, tasks=tuple(task(f"t-{number}") for number in range(50)), queues=(queue("chat", running=400),)
+    )
+    shown = lines(many, (120, 30))
+    assert "running, the longest first: 50 of 400" in "\n".join(shown)
+    assert any(" more ─" in line for line in shown)
+
+
+def test_an_empty_bus_says_what_to_do():
+    shown = "\n".join(lines(overview(suspended=True)))
+    assert "nobody has enqueued anything" in shown
+    assert "start one with `deltabus worker`" in shown
+    assert "SUSPENDED (`rq resume`)" in shown
+    assert "running, the longest" not in shown
+
+
+def test_rates_are_of_two_looks_and_never_below_zero():
+    later = msgspec.structs.replace(
+        BUSY,
+        at=110.0,
+        server=msgspec.structs.replace(SERVER, published=1500),
+        workers=(worker("w-1", completed=25, failed=1), worker("new", completed=1000), worker("w-2", completed=0)),
+        tasks=(task("t-1", events=60), task("t-2", events=1), task("t-9", events=500)),
+    )
+    between = rates(BUSY, later)
+    assert (between.over, between.completed, between.failed, between.events) == (10.0, 2.0, 0.1, 50.0)
+    assert between.tasks == {"t-1": 5.0, "t-2": 0.0}
+    shown = lines(later, between=between, history=[between, rates(BUSY, BUSY), between])
+    assert shown[1].startswith("50.0 events/s █▁█   2.0 completed/s █▁█   0.1 failed/s █▁█")
+    assert "50 events/s, 2.0 completed/s, 0.1 failed/s" in summary(later, between)
+
+
+def test_names_do_not_move_the_cursor():
+    shown = "\n".join(lines(overview(queues=(queue("a\x1b[2Jb", waiting=1),), workers=(worker("w\x07"),))))
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "a␛[2Jb" in shown
+
+
+def test_what_is_wrong_stands_at_the_bottom():
+    assert lines(BUSY, note="Redis is away")[-1] == "Redis is away"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "room", "given"),
+    [([2, 3, 50, 1], 20, [2, 3, 14, 1]), ([5, 5], 3, [2, 1]), ([1, 1], 9, [1, 1]), ([3], -2, [0]), ([], 5, [])],
+)
+def test_lines_are_shared_in_turns(wanted, room, given):
+    assert shares(wanted, room) == given
+
+
+def test_times_bars_and_sparks_are_short():
+    times = (0.04, 9.9, 61, 119, 180, 7100, 7300, 172_800, 864_000)
+    assert [span(seconds) for seconds in times] == ["0.0s", "9.9s", "61s", "119s", "3m", "118m", "2h", "2d", "10d"]
+    assert [bar(0, 10), bar(1, 100), bar(100, 100), bar(7, 1)] == [
+        *("░░░░░░░░░░ 0/10", "█░░░░░░░░░ 1/100", "██████████ 100/100", "██████████ 7/1")
+    ]
+    assert (spark([0.0, 5.0, 10.0]), spark([0.0, 0.0]), spark([])) == ("▁▄█", "▁▁", "")

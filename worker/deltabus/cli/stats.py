@@ -1,0 +1,62 @@
+"""`deltabus stats`: a bus at one moment, as tables or as JSON."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from deltabus.cli.options import Command, Session, pass_session
+from deltabus.cli.screens import HARMLESS, Screen
+from deltabus.cli.server import connect
+
+HELP = """Say what waits, runs and fails at this moment: queues, workers with their slots and leases, the tasks that
+have run for longest, the newest failures, and Redis itself.
+
+\b
+Examples:
+  deltabus stats
+  deltabus stats --over 5                     with rates, measured for five seconds
+  deltabus stats --json | jq '.queues[] | {name, waiting, oldest}'
+  deltabus stats --json | jq -e '.workers | length > 0'
+
+It takes three round trips, and some ten commands for each queue and two for each worker, none of which walks
+through all that there is. `deltabus top` shows the same live.
+"""
+
+
+@click.command("stats", cls=Command, help=HELP)
+@click.option(
+    "--over",
+    type=click.FloatRange(min=0.1, max=3600),
+    metavar="SECONDS",
+    help="Look twice, so far apart, and tell the rates in between.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@pass_session
+def stats(session: Session, *, over: float | None, as_json: bool) -> None:
+    from deltabus.overview import look, rates
+
+    settings = session.settings
+    screen = Screen()
+    with connect(settings) as redis:
+        before = now = look(redis, settings.rq_key_prefix)
+        if over is not None:
+            screen.wait(f"measuring for {over:g} s")
+            time.sleep(over)
+            now = look(redis, settings.rq_key_prefix)
+    between = None if over is None else rates(before, now)
+    if as_json:
+        import msgspec
+
+        totals = {"waiting": now.waiting, "running": now.running, "dead": now.dead}
+        screen.json({**msgspec.to_builtins(now), **totals, "rates": between})
+        return
+    from deltabus.cli.panels import sections, summary
+
+    screen.settle()
+    parts = summary(now, between)
+    screen.answer(f"{settings.redis_address}: {'  '.join(parts)}".translate(HARMLESS) + "\n")
+    for section in sections(now, between):
+        screen.answer("\n")
+        screen.table([column.removeprefix(">") for column in section.columns], section.rows)
