@@ -53,7 +53,7 @@ class Terminal:
         """Wait until what has come since this call holds."""
         begin, end = len(self.said), time.monotonic() + PATIENCE
         while not holds(shown := ESCAPES.sub("", self.said[begin:])):
-            assert select.select([self.ours], [], [], end - time.monotonic())[0], f"it shows: {shown}"
+            assert select.select([self.ours], [], [], max(0.0, end - time.monotonic()))[0], f"it shows: {shown}"
             self._read()
         return shown
 
@@ -96,7 +96,7 @@ def test_top_waits_for_a_redis_that_goes_away(redis_server, tmp_path: Path) -> N
     redis_server.kill()
     terminal.shows(lambda shown: "trying again" in shown)
     redis_server.restart()
-    terminal.shows(lambda shown: "trying again" in shown.split("commands a look")[0] and "commands a look" in shown)
+    terminal.shows(lambda shown: "commands a look" in shown)
     terminal.press("\x03")  # Ctrl+C leaves it as well
     assert terminal.end() == exits.DONE
     assert "Traceback" not in terminal.said
