@@ -89,21 +89,24 @@ def _worker(url: str, folder: str, name: str, slots: int) -> Iterator[None]:
         [sys.executable, "-P", "-m", "deltabus.cli", *words],
         cwd=folder,
         env={**environ, "DELTABUS_REDIS_URL": url, "DELTABUS_DRAIN_TIMEOUT": "0"},
-        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None
-    try:
-        said = next((line for line in process.stderr if "worker started" in line), None)
-        if said is None:
-            raise RuntimeError(f"{name} did not start: exit code {process.wait(PATIENCE)}")
-        reader = threading.Thread(target=_drain, args=(process.stderr,), daemon=True)
-        reader.start()
-        yield
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
+    # Leaving its block closes the pipe and waits.
+    with process:
+        assert process.stderr is not None
+        try:
+            if not any("worker started" in line for line in process.stderr):
+                raise RuntimeError(f"{name} did not start: exit code {process.wait(PATIENCE)}")
+            reader = threading.Thread(target=_drain, args=(process.stderr,))
+            reader.start()
+            try:
+                yield
+            finally:
+                process.terminate()
+                reader.join()
+        finally:
+            process.kill()
 
 
 def _drain(stream: IO[str]) -> None:

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -97,7 +98,7 @@ def test_top_waits_for_a_redis_that_goes_away(redis_server, tmp_path: Path) -> N
     terminal.shows(lambda shown: "trying again" in shown)
     redis_server.restart()
     terminal.shows(lambda shown: "commands a look" in shown)
-    terminal.press("\x03")  # Ctrl+C leaves it as well
+    terminal.process.send_signal(signal.SIGINT)  # Ctrl+C leaves it as well
     assert terminal.end() == exits.DONE
     assert "Traceback" not in terminal.said
 
