@@ -39,16 +39,22 @@ WORKERS ?= 4
 # Of Redis, in the chaos run: standalone, sentinel or cluster.
 TOPOLOGY ?= standalone
 
+# The fuzz run: how many inputs, of which kind. SEED=N repeats a run, ONLY=N with KIND one input of it, JSON=1 prints JSON.
+INPUTS ?= 100000
+KIND ?= all
+
 # The benchmark: SCENARIO=noop runs one of its scenarios, QUICK=1 smaller ones, REPEAT=N each so often.
 SCENARIO ?= all
 
-.PHONY: help demo test chaos shows trace screenshots bench peers lint format tools lock audit sbom clean
+.PHONY: help demo test chaos fuzz shows trace screenshots bench peers lint format tools lock audit sbom clean
 
 help:
 	@echo "make demo    a task through a private Redis and a worker, streamed to this terminal"
 	@echo "make test    all tests; make test PYTEST_ARGS='-k embedded' some of them"
 	@echo "make chaos   tasks under kills, freezes, restarts and provider faults, and a check of all that happened;"
 	@echo "             make chaos TASKS=5000 SECONDS=120 WORKERS=4 SEED=7 JSON=1 TOPOLOGY=sentinel"
+	@echo "make fuzz    inputs that nobody should send, by the hundred thousand, against parsers and a running worker;"
+	@echo "             make fuzz INPUTS=3000 SEED=7 KIND=envelopes ONLY=12 JSON=1"
 	@echo "make shows   one fault each on hundreds of streams, with figures; make shows SHOW=crash one of them"
 	@echo "make trace   one task's OpenTelemetry trace, from its producer to the provider, printed as a tree"
 	@echo "make rehearse  a rolling deployment: all workers replaced under load; make rehearse WORKERS=4 STREAMS=500 SURGE=0"
@@ -74,6 +80,10 @@ chaos: $(DEV)
 	@$(if $(filter cluster,$(TOPOLOGY)),RQ_KEY_PREFIX={rq}) PYTHONPATH=ops $(VENV)/bin/python -m chaos \
 		--tasks $(TASKS) --seconds $(SECONDS) --workers $(WORKERS) --topology $(TOPOLOGY) \
 		$(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
+
+fuzz: $(DEV)
+	@PYTHONPATH=ops $(VENV)/bin/python -m fuzz --inputs $(INPUTS) --kind '$(KIND)' $(if $(SEED),--seed $(SEED)) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json)
 
 screenshots: $(DEV)
 	PYTHONPATH=ops $(VENV)/bin/python -m screenshots

@@ -151,7 +151,7 @@ def _answer(call: str, names: Mapping[str, str], parts: list[dict[str, Any]], wh
     text = "".join(part.get("text", "") for part in parts)
     try:
         response = msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         response = {"output": text}
     other = [part for part in parts if "text" not in part]
     beside = {"parts": other} if other else {}

@@ -114,6 +114,8 @@ def test_help_loads_nothing_that_is_slow() -> None:
         (["chat", "x", "--redis", "localhost"], "`redis_url` must be a URL"),
         (["chat", "x", "--config", "missing.toml"], "cannot read missing.toml"),
         (["enqueue", "f", "{"], "ENVELOPE: not JSON"),
+        (["enqueue", "f", "[" * 10_000], "ENVELOPE: not JSON"),
+        (["chat", "x", "--param", "n=" + "[" * 10_000], "is not JSON"),
         (["enqueue", "f", "[]"], "must be a JSON object"),
         (["enqueue", "f", "@missing.json"], "missing.json: No such file"),
         (["enqueue", "f", "{}", "--id", "a b"], "'a b' is not a task id"),

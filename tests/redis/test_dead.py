@@ -14,6 +14,7 @@ from rq.rate_limit import RateLimit
 from deltabus import Bus, keys
 from deltabus.cli import exits, main
 from deltabus.dead import PAGE, DeadLetters, Filter
+from deltabus.errors import BusError
 from deltabus.events import Cancelled, Completed, Delta, Failed, Retrying, Started
 from deltabus.failure import FAILURE_FIELD
 from deltabus.ledger import LOST_FIELD
@@ -371,6 +372,17 @@ def test_broken_entries_can_be_purged_and_stop_nobody(site, letters, deltabus):
     assert deltabus("purge", "--all", "--yes") == ["3 purged"]
     assert letters.count() == 0
     assert site.redis.keys("*odd*") == []
+
+
+@pytest.mark.parametrize("message", [b"{", b"\xff", b'{"type":"started","task":"t","id":"x","at":1}'])
+def test_a_log_with_what_is_no_event_is_an_error(site, letters, message):
+    job = site.enqueue(script=FAILS)
+    site.work()
+    letter = one(letters)
+    site.redis.delete(keys.log(job.id))
+    site.redis.xadd(keys.log(job.id), {"event": message}, id="1-0")
+    with pytest.raises(BusError, match="no event of protocol version 1"):
+        letters.show(letter)
 
 
 def test_an_entry_that_has_run_out_is_not_shown(site, letters):

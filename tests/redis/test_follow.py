@@ -184,11 +184,13 @@ BROKEN = (b"\xff", b'{"type":"completed","result":' + b"[" * 100_000, b'{"type":
 def test_a_log_with_what_is_no_event_is_an_error(redis_url, run):
     async def main():
         async with bench(redis_url) as b:
-            for message in BROKEN:
+            for message in (*BROKEN, b'{"type":"started","task":"t1","id":"x","at":1}'):
                 await b.redis.delete(keys.log(TASK))
                 await b.redis.xadd(keys.log(TASK), {"event": message}, id="1-0")
                 with pytest.raises(BusError, match="no event of protocol version 1"):
                     await b.collect()
+                with pytest.raises(BusError, match="no event of protocol version 1"):
+                    await b.bus.task(TASK).status()
 
     run(main())
 

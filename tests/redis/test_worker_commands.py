@@ -66,16 +66,20 @@ def test_the_stop_command_for_an_execution_ends_that_and_no_other(site):
         assert site.fetch(other).get_status() is JobStatus.STARTED
 
 
-def test_commands_that_mean_nothing_here_are_ignored(site):
+def test_commands_that_mean_nothing_here_are_ignored(site, capfd):
     with site.worker() as worker:
         job = site.enqueue(script={"words": 50, "interval": 0.005})
         site.streams(job.id)
         send_kill_horse_command(site.redis, worker.name)
-        for nonsense in (b"\xff", b"[]", b"{}", b'{"command": ["stop-job"]}', b'{"command": "stop-job"}'):
+        commands = (b"[]", b"{}", b'{"command": ["stop-job"]}', b'{"command": "stop-job"}')
+        # What msgspec raises errors at that are not its own.
+        broken = (b"\xff", b'{"command": "\xff"}', b'{"command": ' + b"[" * 100_000)
+        for nonsense in (*broken, *commands):
             site.redis.publish(worker.pubsub_channel_name, nonsense)
         site.redis.publish(keys.CANCEL_CHANNEL, b"\xff")
         assert isinstance(site.ending(job.id), Completed)
         assert site.booked(job)
+    assert "a duty of the worker failed" not in "".join(capfd.readouterr())
 
 
 def test_the_shutdown_command_lets_running_jobs_finish_and_takes_no_more(site):

@@ -22,8 +22,9 @@ from deltabus import events, failure, keys
 from deltabus.attempt import RUNNING_TTL
 from deltabus.commit import is_not_now
 from deltabus.enqueue import timestamp
-from deltabus.errors import BusError, BusUnavailable
+from deltabus.errors import BusError, BusUnavailable, InvalidRequest
 from deltabus.events import Failed, Retrying
+from deltabus.follow import position
 from deltabus.records import RQKeys, explain, payload
 from deltabus.scripts import FAILED, FORGET, LEAVE, PURGE, REOPEN, REQUEUE
 
@@ -304,9 +305,12 @@ class DeadLetters:
         with _explained():
             entries: Any = self._client.xrevrange(keys.log(task), "+", "-", count=2)
         try:
-            return [events.decode(fields[keys.EVENT_FIELD.encode()]) for _, fields in entries]
-        except (KeyError, msgspec.MsgspecError) as exc:
+            found = [events.decode(fields[keys.EVENT_FIELD.encode()]) for _, fields in entries]
+            for event in found:
+                position(event.id)
+        except (KeyError, msgspec.MsgspecError, InvalidRequest) as exc:
             raise BusError(f"the log of task {task} holds what is no event of protocol version 1") from exc
+        return found
 
     def _by_rq(self, letter: DeadLetter) -> Fate:
         """Let RQ requeue a job that has to ask for its place under a limit."""

@@ -236,9 +236,12 @@ def unknown(task: str) -> TaskNotFound:
 
 def _decoded(task: str, messages: Iterable[bytes]) -> list[Seen]:
     try:
-        return [Seen(message, events.decode(message)) for message in messages]
-    except msgspec.MsgspecError as exc:
+        found = [Seen(message, events.decode(message)) for message in messages]
+        for seen in found:
+            position(seen.event.id)
+    except (msgspec.MsgspecError, InvalidRequest) as exc:
         raise BusError(f"the log of task {task} holds what is no event of protocol version 1") from exc
+    return found
 
 
 class _Over(NamedTuple):

@@ -236,7 +236,7 @@ def restore(job_id: str, fields: Mapping[bytes, bytes], *, connection: Redis, qu
         job.restore(fields)
         _check_values(job)
     except _UNREADABLE as exc:
-        broken = _broken_fields(fields)
+        broken = _broken_fields(job_id, fields)
         names = ", ".join(f"`{name.decode(errors='replace')}`" for name in broken)
         reason = f": {str(exc)[:200]}" if str(exc) else ""
         raise UnreadableJob(f"the job hash is not as RQ writes it, in {names or 'its fields'}{reason}", broken) from exc
@@ -376,11 +376,11 @@ def _check_values(job: BusJob) -> None:
         raise TypeError("dependencies must be a list of job ids")
 
 
-def _broken_fields(fields: Mapping[bytes, bytes]) -> list[bytes]:
+def _broken_fields(job_id: str, fields: Mapping[bytes, bytes]) -> list[bytes]:
     """Which fields are why: each is tried alone."""
     broken = []
     for name, value in fields.items():
-        probe = BusJob("probe", serializer=JSONSerializer, connection=_NO_CONNECTION)
+        probe = BusJob(job_id, serializer=JSONSerializer, connection=_NO_CONNECTION)
         try:
             probe.restore({name: value})
             _check_values(probe)

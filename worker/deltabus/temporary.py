@@ -124,7 +124,7 @@ class TemporaryFiles:
                 if file_id is not None:
                     with contextlib.suppress(NotFound):
                         await provider.delete(FileRequest(task=task, file_id=file_id))
-        except (TaskError, TimeoutError, msgspec.DecodeError) as exc:
+        except (TaskError, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             code = exc.code if isinstance(exc, TaskError) else type(exc).__name__
             log.warning("a temporary file is left at the provider; it is tried again", task=task, code=code)
             return False

@@ -236,7 +236,7 @@ class Vigil:
             return
         try:
             command = msgspec.json.decode(message["data"], type=dict[str, Any])
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             log.warning("a command that is not a JSON object was ignored")
             return
         self._obey(command)

@@ -272,6 +272,11 @@ def call(arguments: str) -> dict[str, Any]:
         ({"n": 2}, Unsupported, "request.n"),
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, Unsupported, "request.tools[0]"),
         ({"messages": [{**USER, "name": "Ann"}]}, Unsupported, "request.messages[0].name"),
+        (
+            {"messages": [USER, call('{"a":' * 10_000)]},
+            InvalidRequest,
+            "request.messages[1].tool_calls[0].function.arguments",
+        ),
         ({"messages": [USER, call("{")]}, InvalidRequest, "request.messages[1].tool_calls[0].function.arguments"),
         ({"messages": [USER, call("[]")]}, InvalidRequest, "request.messages[1].tool_calls[0].function.arguments"),
         ({"messages": [{"role": "function", "name": "f", "content": "x"}]}, Unsupported, "request.messages[0].role"),

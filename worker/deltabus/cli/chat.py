@@ -122,7 +122,7 @@ def _read_request(file: str) -> dict[str, Any]:
         value = msgspec.json.decode(text)
     except OSError as exc:
         raise click.UsageError(f"--file {file}: {exc.strerror or exc}") from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise click.UsageError(f"--file {file}: not JSON: {exc}") from exc
     if isinstance(value, list):
         return {"messages": value}

@@ -34,7 +34,7 @@ def _param(text: str, own: Mapping[str, str]) -> tuple[str, Any]:
         raise click.UsageError(f"--param {key}: use {own[key]} for it")
     try:
         return key, msgspec.json.decode(value)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, RecursionError) as exc:
         raise click.UsageError(
             f"--param {key}: {value} is not JSON; a string needs quotes inside: --param '{key}=\"{value}\"'"
         ) from exc

@@ -128,7 +128,7 @@ def _envelope(text: str) -> dict[str, Any]:
         value = msgspec.json.decode(raw)
     except OSError as exc:
         raise click.UsageError(f"{name}: {exc.strerror or exc}") from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise click.UsageError(f"{name}: not JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise click.UsageError(f'{name}: must be a JSON object, such as {{"request": {{…}}}}')

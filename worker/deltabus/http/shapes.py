@@ -129,7 +129,7 @@ def function(call: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
         raise Unsupported("this provider knows no tools but functions", param=where)
     try:
         arguments = msgspec.json.decode(called.get("arguments") or "{}", type=dict[str, Any])
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise InvalidRequest("must be a JSON object, in a string", param=f"{where}.function.arguments") from exc
     return called["name"], arguments
 
