@@ -21,6 +21,7 @@ from deltabus import Bus, Cancelled, Completed, Delta, Task, TaskFailed, clients
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis
 from deltabus.events import AnyEvent
+from deltabus.overview import look
 from deltabus.settings import Settings
 from deltabus.testing import check_events
 
@@ -92,6 +93,12 @@ def test_logs_lie_on_all_nodes_and_all_of_rq_on_one(site: Site) -> None:
         assert all(any(key.endswith(b":log") for key in found) for found in every)
         assert sorted(any(key.startswith(b"{rq}:") for key in found) for found in every) == [False, False, True]
         assert "away" not in worker.said
+        (running,) = site.chat(1, words=1000, interval=0.05)
+        site.streams(running)
+        seen = look(site.redis, PREFIX)
+        running.cancel()
+        assert [(queue.name, queue.waiting, queue.running) for queue in seen.queues] == [("chat", 0, 1)]
+        assert [one.events > 0 for one in seen.tasks] == [one.running == 1 for one in seen.workers] == [True]
 
 
 def test_a_transaction_that_would_reach_beyond_its_node_is_refused_and_leaves_the_line_as_it_was(site: Site) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from deltabus.cli import main
 from deltabus.errors import ConfigError
 from deltabus.http.client import Client
 from deltabus.http.config import Config
@@ -76,6 +79,15 @@ def test_a_service_is_called_as_the_variable_says_or_as_what_it_is(monkeypatch, 
         monkeypatch.setenv("OTEL_SERVICE_NAME", variable)
     span = source.tracer("deltabus-worker").start_span("s")
     assert span.resource.attributes["service.name"] == name
+
+
+@pytest.mark.parametrize(("exporter", "state"), [("none", "ok"), ("zipkin", "error")])
+def test_check_says_whether_traces_can_be_made(monkeypatch, tmp_path, exporter, state):
+    monkeypatch.chdir(tmp_path)
+    variables = {"DELTABUS_TRACES": "on", "OTEL_TRACES_EXPORTER": exporter, "DELTABUS_REDIS_URL": "redis://127.0.0.1:1"}
+    shown = json.loads(CliRunner(env=variables).invoke(main, ["check", "--json"]).stdout)
+    (finding,) = (finding for finding in shown["findings"] if finding["subject"] == "traces")
+    assert finding["state"] == state
 
 
 def test_the_switch_is_on_or_off():

@@ -78,6 +78,7 @@ def check(session: Session, *, show_all: bool, production: bool, grace: float | 
         if production:
             findings += _production(settings, None, grace)
     findings.append(_rq())
+    findings += _traces(settings)
     screen.wait("asking the providers")
     findings += _providers(settings)
     if code == exits.DONE and any(finding.state == "error" for finding in findings):
@@ -219,6 +220,21 @@ def _rq() -> Finding:
     if int(number.partition(".")[0]) == RQ_MAJOR:
         return Finding("RQ", "ok", number)
     return Finding("RQ", "error", number, f"pip install 'rq>={RQ_MAJOR}.0,<{RQ_MAJOR + 1}'")
+
+
+def _traces(settings: Settings) -> Iterator[Finding]:
+    if settings.traces == "off":
+        return
+    from deltabus.errors import ConfigError
+
+    try:
+        from deltabus.tracing import source
+
+        source.tracer("deltabus-check")
+    except ConfigError as exc:
+        yield Finding("traces", "error", str(exc))
+    else:
+        yield Finding("traces", "ok", "OpenTelemetry is there; its OTEL_* variables say where spans go")
 
 
 def _providers(settings: Settings) -> Iterator[Finding]:

@@ -215,7 +215,7 @@ def _worker(worker: WorkerView) -> list[Cell]:
     return [
         (worker.name, "bold"),
         (worker.state, _STATES.get(worker.state, "")),
-        bar(worker.running, worker.slots),
+        (bar(worker.running, worker.slots), "yellow" if worker.running >= worker.slots else "green"),
         lease,
         f"{worker.completed:,}",
         (f"{worker.failed:,}", "red") if worker.failed else ("-", "dim"),
