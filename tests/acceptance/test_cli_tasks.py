@@ -308,6 +308,29 @@ def test_check_tells_a_user_without_rights(run: Run, url: str) -> None:
     assert re.search(r"error +rights +Redis refuses: .*eval.*\n +to mend it: give this user", done.stdout)
     done = run("check", "--redis", url.replace(":hunter2@", "weak:no@"))
     assert done.returncode == exits.UNREACHABLE
+    assert "see to its user and password" in done.stdout
+    assert "deltabus dev" not in done.stdout
+
+
+def test_check_does_not_ask_for_rights_that_a_producer_has_no_need_of(run: Run, url: str) -> None:
+    with Redis.from_url(url) as redis:
+        redis.execute_command("ACL", "SETUSER", "frugal", "on", ">pw", "~*", "&*", "+@all", "-info", "-type")
+    done = run("check", "--json", "--redis", url.replace(":hunter2@", "frugal:pw@"))
+    states = {finding["subject"]: finding["state"] for finding in json.loads(done.stdout)["findings"]}
+    assert states["server"] == states["memory"] == states["keys"] == states["queue chat"] == "warning"
+    assert states["rights"] == "ok"
+
+
+@pytest.mark.parametrize("key", ["rq:queues", "rq:workers", "rq:deltabus:workers"])
+def test_check_tells_a_key_that_another_program_uses(run: Run, url: str, key: str) -> None:
+    other = url.rpartition("/")[0] + "/9"
+    with Redis.from_url(other) as redis:
+        redis.hset(key, "of", "another program")
+        done = run("check", "--production", "--redis", other)
+        redis.flushdb()
+    assert done.returncode == exits.FAILED
+    assert f"{key} is a hash, not a " in done.stdout
+    assert "metrics.port" in done.stdout  # whatever Redis says, the rest is judged
 
 
 def test_check_tells_a_queue_key_that_is_something_else(run: Run, url: str) -> None:

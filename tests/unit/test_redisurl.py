@@ -52,6 +52,8 @@ def test_a_password_that_stands_elsewhere_is_put_in(url, with_password):
             "must be a URL such as redis://localhost:6379/0 (or rediss://, unix://, redis+",
         ),
         ("redis://h:port", "must be a URL such as"),
+        ("redis://h/mine", "the number of a database, or nothing"),
+        ("rediss://h:1/-1", "the number of a database, or nothing"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_with_one_that_could(url, problem):

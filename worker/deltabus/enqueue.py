@@ -16,6 +16,7 @@ from deltabus import envelope, keys
 from deltabus.commit import pack, pack_command
 from deltabus.errors import BusError, InvalidRequest, PayloadTooLarge, TaskError, TaskExists
 from deltabus.records import RQKeys
+from deltabus.refusal import advice
 from deltabus.scripts import ENQUEUE
 from deltabus.settings import Settings
 
@@ -115,7 +116,8 @@ class Order:
             is_free = not self._is_named or await _make_way(self.tasks[0], send, names)
             taken = any(await send(list(self._pack(names)))) if is_free else True
         except ResponseError as exc:
-            raise BusError(f"Redis refuses to enqueue on `{self._queue}`: {exc}") from exc
+            hints = [hint for hint in (advice(exc),) if hint]
+            raise BusError("; ".join([f"Redis refuses to enqueue on `{self._queue}`: {exc}", *hints])) from exc
         if taken:
             raise TaskExists(f"a task {self.tasks[0]} exists already; nothing was enqueued")
 

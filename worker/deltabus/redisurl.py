@@ -85,6 +85,9 @@ class RedisURL:
             raise ValueError(
                 f"must be a URL such as {EXAMPLE} (or rediss://, unix://, redis+sentinel://, redis+cluster://)"
             )
+        # redis-py takes whatever else stands there for database 0.
+        if parts.scheme != "unix" and not re.fullmatch(r"/?|/[0-9]+/?", parts.path):
+            raise ValueError(f"must have the number of a database, or nothing, behind the host: {EXAMPLE}")
         login, at, where = parts.netloc.rpartition("@")
         return cls(
             scheme=parts.scheme,

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from deltabus.cli import exits
-from deltabus.cli.finding import Finding
+from deltabus.cli.finding import Finding, State
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.providers import entries
 from deltabus.cli.queues import as_text, look
 from deltabus.cli.screens import Screen
 from deltabus.cli.server import connect
 from deltabus.errors import BusUnavailable
+from deltabus.refusal import lacks_right
 
 if TYPE_CHECKING:
     from redis import Redis
+    from redis.exceptions import ResponseError
 
     from deltabus.settings import Setting, Settings
 
@@ -66,15 +68,14 @@ def check(session: Session, *, show_all: bool, production: bool, grace: float | 
             findings += _told("server", _server(redis, settings))
             findings += _told("memory", _memory(redis))
             findings += _told("rights", _rights(redis))
+            findings += _told("keys", _keys(redis, settings))
             for queue in settings.queues:
                 findings += _told(f"queue {queue}", _queue(redis, session, queue))
             if production:
                 findings += _told("production", _production(settings, redis, grace))
     except BusUnavailable as exc:
         code = exits.UNREACHABLE
-        findings.append(
-            Finding("Redis", "error", str(exc), "start one with `deltabus dev`, or name yours: --redis URL")
-        )
+        findings.append(Finding("Redis", "error", str(exc), exits.way_out(str(exc))))
         if production:
             findings += _production(settings, None, grace)
     findings.append(_rq())
@@ -104,9 +105,14 @@ def _told(subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     try:
         yield from findings
     except ResponseError as exc:
-        words = str(exc)
-        fix = next((name for sign, name in _REFUSALS.items() if sign in words), "rights")
-        yield Finding(subject, "error", f"Redis refuses: {words}", FIXES[fix])
+        yield _refusal(subject, exc)
+
+
+def _refusal(subject: str, error: ResponseError) -> Finding:
+    fix = next((name for sign, name in _REFUSALS.items() if sign in str(error)), "rights")
+    # `rights` tries what workers need. What else is asked here, producers and subscribers may not know.
+    state: State = "warning" if subject != "rights" and lacks_right(error) else "error"
+    return Finding(subject, state, f"Redis refuses: {error}", FIXES[fix])
 
 
 #: How to mend what Redis is found to be.
@@ -116,7 +122,7 @@ FIXES: Final = {
     "replica": "name the primary in `redis_url`",
     "eviction": "redis-cli CONFIG SET maxmemory-policy noeviction",
     "persistence": "set `appendonly yes` where that matters",
-    "rights": "give this user the rights of its role: ops/acl",
+    "rights": "give this user the rights of its role, where it is a worker's or an operator's: ops/acl",
     "memory": "redis-cli CONFIG SET maxmemory 4gb, or more than it has; see what it holds with redis-cli --memkeys",
     "disk": "free its disk: redis-cli INFO persistence, redis-cli CONFIG GET dir",
     "replicas": "bring its replicas back: it takes nothing without them (min-replicas-to-write)",
@@ -125,6 +131,7 @@ FIXES: Final = {
 
 #: What Redis says where it is no right that is missing, and the fix.
 _REFUSALS: Final = {
+    "WRONGTYPE": "queue",
     "used memory > 'maxmemory'": "memory",
     "read only replica": "replica",
     "MISCONF": "disk",
@@ -188,6 +195,17 @@ def _rights(redis: Redis) -> Iterator[Finding]:
     yield Finding("rights", "ok", "may run scripts, write streams, publish")
 
 
+def _keys(redis: Redis, settings: Settings) -> Iterator[Finding]:
+    """Keys that all queues have in common, and that other programs may have, too."""
+    from deltabus import keys
+
+    prefix = settings.rq_key_prefix
+    for key, wanted in {f"{prefix}:queues": "set", f"{prefix}:workers": "set", keys.workers(prefix): "zset"}.items():
+        kind = as_text(redis.type(key))
+        if kind not in {wanted, "none"}:
+            yield Finding("keys", "error", f"{key} is a {kind}, not a {wanted}", FIXES["queue"])
+
+
 def _queue(redis: Redis, session: Session, name: str) -> Iterator[Finding]:
     prefix = session.settings.rq_key_prefix
     kind = as_text(redis.type(f"{prefix}:queue:{name}"))
@@ -205,10 +223,18 @@ def _queue(redis: Redis, session: Session, name: str) -> Iterator[Finding]:
 
 
 def _production(settings: Settings, redis: Redis | None, grace: float | None) -> Iterator[Finding]:
+    from redis.exceptions import ResponseError
+
     from deltabus.cli.production import judge
     from deltabus.cli.surroundings import survey
 
-    yield from judge(survey(settings, redis, grace))
+    try:
+        around = survey(settings, redis, grace)
+    except ResponseError as exc:
+        # The rest can be judged all the same.
+        yield _refusal("production", exc)
+        around = survey(settings, None, grace)
+    yield from judge(around)
 
 
 def _count(number: int, noun: str) -> str:

@@ -24,10 +24,22 @@ INTERRUPTED: Final = 130
 PIPE: Final = 141
 
 
-#: Words of a Redis that can be reached, and takes nothing at present.
-_ANSWERS: Final = re.compile(
-    r"loading the dataset|maxmemory|read only replica|READONLY|OOM|MISCONF|MASTERDOWN|NOREPLICAS|"
-    r"not the server to write to"
+#: What to do about it, by the words of Redis 6.2 to 7.4, redis-py and `discovery`; where none is there, nobody answers.
+_WAYS: Final = (
+    (
+        r"loading the dataset|maxmemory|read only replica|READONLY|OOM|MISCONF|MASTERDOWN|NOREPLICAS|not the server to",
+        "it is there: try again, or see what ails it with `deltabus check`",
+    ),
+    (
+        r"username-password|WRONGPASS|NOAUTH|Authentication required|without any password|no password is set",
+        "it is there: see to its user and password; `deltabus check` says where they are from",
+    ),
+    (r"DB index is out of range", "it is there: choose a database that it has, by the number in the URL"),
+    (
+        r"at rediss(\+\w+)?://.*(Timeout connecting|timed out|SSL|handshake|EOF)",
+        "see whether this port speaks TLS, and whose certificate it shows",
+    ),
+    (r"", "start one with `deltabus dev`, or name yours with --redis URL"),
 )
 
 
@@ -75,10 +87,13 @@ def _line(message: str) -> str:
     return " ".join(message.split())
 
 
+def way_out(message: str) -> str:
+    """What to do about a Redis that cannot be reached, as a message says."""
+    return next(way for words, way in _WAYS if re.search(words, message))
+
+
 def _unreachable(message: str) -> str:
-    if _ANSWERS.search(message):
-        return _line(f"{message.rstrip('.')}; it is there: try again, or see what ails it with `deltabus check`")
-    return _line(f"{message.rstrip('.')}; start one with `deltabus dev`, or name yours with --redis URL")
+    return _line(f"{message.rstrip('. ')}; {way_out(message)}")
 
 
 def _is_redis_unreachable(error: BaseException) -> bool:
