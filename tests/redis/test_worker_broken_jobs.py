@@ -108,8 +108,18 @@ def test_a_hash_with_the_payload_alone_is_enough(site):
     put(site, created_at=None, status=None, origin=None)
     assert goes_on(site)
     assert isinstance(site.ending("j"), Completed)
-    assert site.fetch("j").origin == ""
+    assert site.fetch("j").origin == "chat"
     assert "j" in site.queue().finished_job_registry
+
+
+@pytest.mark.parametrize("origin", [None, ""])
+def test_a_job_that_says_no_origin_and_whose_worker_is_killed_runs_elsewhere(site, origin):
+    put(site, origin=origin)
+    site.work_until_killed_at("Log.begin")
+    site.redis.zadd(keys.workers("rq"), dict.fromkeys(site.redis.zrange(keys.workers("rq"), 0, -1), 1))
+    with site.worker(settings=site.settings(lease=0.3, heartbeat_interval=0.1)):
+        assert isinstance(site.ending("j"), Completed)
+    assert site.leftovers() == set()
 
 
 def test_a_hash_without_payload(site):

@@ -6,13 +6,15 @@ import asyncio
 import os
 import signal
 
+import msgspec
 import pytest
 import redis.asyncio
+from rq.job import JobStatus
 from rq.suspension import resume, suspend
 from rq.worker import Worker
 from rq.worker.base import WorkerStatus
 
-from deltabus import keys
+from deltabus import events, keys
 from deltabus.events import Completed, Started
 from deltabus.jobs import OPEN_FIELD
 
@@ -231,6 +233,28 @@ def test_a_job_whose_worker_is_killed_before_it_begins_is_known_to_run_there_and
     with site.worker("high", "low", settings=site.settings(lease=0.3, heartbeat_interval=0.1)):
         assert isinstance(site.ending(job.id), Completed)
     assert site.log(job.id)[0].attempt == 1
+    assert site.leftovers() == set()
+
+
+def test_a_job_whose_id_is_in_its_queue_twice_ends_once_and_right(site):
+    job = site.enqueue(script={"words": 20, "interval": 0.02})
+    site.redis.rpush("rq:queue:chat", job.id)
+    site.work()
+    assert isinstance(site.ending(job.id), Completed)
+    assert [event.attempt for event in site.log(job.id) if isinstance(event, Started)] == [1, 2]
+    assert site.fetch(job).get_status() is JobStatus.FINISHED
+    assert site.leftovers() == set()
+
+
+def test_the_only_run_of_a_job_is_handed_on_when_it_is_fenced(site):
+    """As after a failover: the log knows of a newer attempt, and RQ's records do not."""
+    job = site.enqueue(script={"words": 40, "interval": 0.02})
+    with site.worker():
+        site.streams(job.id)
+        begun = events.encode(msgspec.structs.replace(site.log(job.id)[0], id="7-0", worker="another"))
+        site.redis.xadd(keys.log(job.id), {"event": begun}, id="7-0")
+        assert isinstance(site.ending(job.id), Completed)
+    assert site.log(job.id)[-2].attempt == 8
     assert site.leftovers() == set()
 
 

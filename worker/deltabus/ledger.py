@@ -32,7 +32,7 @@ from deltabus.failure import FAILURE_FIELD, Failure, encode
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, NOTES, BusJob, JSONSerializer, Start, time_of
 from deltabus.outage import Outage
 from deltabus.queues import BusQueue
-from deltabus.scripts import BOOK, FINISH
+from deltabus.scripts import BOOK, CEDE, FINISH
 
 log = structlog.get_logger("deltabus.worker")
 
@@ -79,7 +79,7 @@ class Ledger:
         self._worker_name = worker_name
         self._worker_key = worker_key
         self._failure_ttl = failure_ttl
-        self._commit = GroupCommit(redis, [BOOK, FINISH], outage=outage, reply_timeout=lease, line="records")
+        self._commit = GroupCommit(redis, [BOOK, CEDE, FINISH], outage=outage, reply_timeout=lease, line="records")
 
     def execution(self, job: BusJob, start: Start) -> Execution:
         """RQ's object for what a script has recorded."""
@@ -161,6 +161,13 @@ class Ledger:
         pipeline.lpush(queue_key, job.id)
         # A job that others wait for goes back like any other: the second guard is the execution itself.
         return await self._submit(execution, pipeline)
+
+    async def cede(self, job: BusJob, execution: Execution, queue_key: str) -> Outcome:
+        """End a run that a newer attempt has fenced off; the job goes back to its queue only where nobody else runs it."""
+        index = ExecutionRegistry.key_template.format(job.id)
+        names = [execution.key, job.key, index, job.started_job_registry.key, execution.worker_executions_key, queue_key]
+        arguments = [job.id, execution.id, execution.key.removesuffix(execution.id)]
+        return Outcome(await self._commit.call(pack(CEDE, names, arguments)))
 
     async def park(self, job: BusJob, execution: Execution, *, delay: float, failures: int) -> Outcome:
         """Put a running job into RQ's scheduled registry, from where any worker or scheduler releases it."""

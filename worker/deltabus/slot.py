@@ -148,7 +148,7 @@ class Slot:
         except Fenced:
             telemetry.observer().fenced(self.task)
             log.warning("fenced: a newer attempt owns this task; nothing is recorded", task=self.task)
-            await self._give_up()
+            await self._give_up(fenced=True)
         except Exception:
             log.exception("a job could not be processed; it is tried again", task=self.task)
             await self._give_up()
@@ -177,13 +177,18 @@ class Slot:
         self.execution = self._station.ledger.execution(self.job, start)
         self._run.execution = start.execution
 
-    async def _give_up(self) -> None:
-        """Requeue the job, if RQ's records still say that it runs here; one that was requeued too often is failed."""
+    async def _give_up(self, *, fenced: bool = False) -> None:
+        """Requeue the job, if RQ's records still say that it runs here; one that was requeued too often is failed.
+
+        A fenced one is requeued only where RQ's records know of no other run.
+        """
         if self.execution is None:
             return
         ledger = self._station.ledger
         try:
-            if self._lost < self._station.settings.max_deliveries:
+            if fenced:
+                await ledger.cede(self.job, self.execution, self._queue_key)
+            elif self._lost < self._station.settings.max_deliveries:
                 await ledger.hand_back(self.job, self.execution, self._queue_key, lost=True)
             else:
                 error = WorkerLost("it cannot be settled on its log; the worker's log has the details")

@@ -81,6 +81,10 @@ local function start(id, queue)
   redis.pcall('SADD', KEYS[3], member)
   redis.call('HSET', job, 'status', 'started', 'started_at', ARGV[8], 'last_heartbeat', ARGV[8], 'worker_name', worker)
   redis.call('HSETNX', job, 'deltabus_open', execution)
+  local origin = redis.call('HGET', job, 'origin')
+  if not origin or origin == '' then -- without it, nobody could say where the job is to go should its worker die
+    redis.call('HSET', job, 'origin', queue)
+  end
   redis.call('PERSIST', job)
   return execution
 end
