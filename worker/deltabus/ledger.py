@@ -163,9 +163,9 @@ class Ledger:
         return await self._submit(execution, pipeline)
 
     async def cede(self, job: BusJob, execution: Execution, queue_key: str) -> Outcome:
-        """End a run that a newer attempt has fenced off; the job goes back to its queue only where nobody else runs it."""
-        index = ExecutionRegistry.key_template.format(job.id)
-        names = [execution.key, job.key, index, job.started_job_registry.key, execution.worker_executions_key, queue_key]
+        """End a run that a newer attempt has fenced off. Only where nobody else runs it, the job goes back to its queue."""
+        index, started = ExecutionRegistry.key_template.format(job.id), job.started_job_registry.key
+        names = [execution.key, job.key, index, started, execution.worker_executions_key, queue_key]
         arguments = [job.id, execution.id, execution.key.removesuffix(execution.id)]
         return Outcome(await self._commit.call(pack(CEDE, names, arguments)))
 
