@@ -163,7 +163,7 @@ class Ledger:
         return await self._submit(execution, pipeline)
 
     async def cede(self, job: BusJob, execution: Execution, queue_key: str) -> Outcome:
-        """End a run that a newer attempt has fenced off. Only where nobody else runs it, the job goes back to its queue."""
+        """End a run that a newer attempt has fenced off; the job is put back only where nobody else runs it."""
         index, started = ExecutionRegistry.key_template.format(job.id), job.started_job_registry.key
         names = [execution.key, job.key, index, started, execution.worker_executions_key, queue_key]
         arguments = [job.id, execution.id, execution.key.removesuffix(execution.id)]
