@@ -7,8 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from types import AsyncGeneratorType
 from typing import cast
 
-import httpx
-
 from deltabus.http.watchdog import Watchdog
 from deltabus.provider import InvalidRequest
 
@@ -16,7 +14,7 @@ from deltabus.provider import InvalidRequest
 STEP = 128 * 1024
 
 
-class Outgoing(httpx.AsyncByteStream):
+class Outgoing:
     """The body. Whoever makes it closes it, after its exchange.
 
     Args:
