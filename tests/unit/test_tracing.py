@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import TracerProvider
 
 from deltabus.cli import main
 from deltabus.errors import ConfigError
@@ -18,7 +23,12 @@ from deltabus.provider import Request
 from deltabus.settings import Settings, load
 from deltabus.telemetry import Watch, attend, leave
 from deltabus.testing.server import Reply, ScriptedServer
-from deltabus.tracing import genai, observers, source
+from deltabus.tracing import carrier, genai, observers, source
+
+FIELDS = [
+    *("model", "seed", "n", "max_tokens", "temperature", "top_p", "stream", "id", "choices", "finish_reason", "usage"),
+    *("prompt_tokens", "completion_tokens", "prompt_tokens_details", "cached_tokens"),
+]
 
 CONTEXT = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "vendor=1"}
 
@@ -157,6 +167,34 @@ def test_an_answer_tells_its_model_its_reasons_and_its_tokens_whatever_else_it_i
     }
     for odd in (None, [], {"choices": 5, "usage": "x"}, {"choices": [5], "usage": {"prompt_tokens": True}}):
         assert not dict(genai.answered(odd))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS) | st.text(), inner, max_size=6),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON), JSON | st.dictionaries(st.sampled_from(FIELDS), JSON), st.text())
+def test_whatever_was_asked_and_answered_can_be_sent(request_, answer, model):
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
+    span = tracer.start_span(genai.name("chat", model), attributes=dict(genai.asked("chat", request_)))
+    span.set_attributes(dict(genai.answered(answer)))
+    span.end()
+    sent = encode_spans([span]).SerializeToString()
+    assert len(sent) < 10_000
+
+
+@pytest.mark.parametrize("traceparent", ["", "x", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "00-" * 9999, None])
+def test_a_context_that_is_none_counts_as_none(traceparent):
+    assert carrier.parent(traceparent, "a=1") is None
+
+
+def test_a_tracestate_without_end_is_left_behind():
+    context = carrier.parent(CONTEXT["traceparent"], "a=1," * 100_000)
+    assert context is not None
+    assert not trace.get_current_span(context).get_span_context().trace_state
 
 
 def test_an_api_is_called_as_the_conventions_have_it():

@@ -151,7 +151,7 @@ class Tracing(Observer):
             "deltabus.attempt": watch.attempt,
         }
         if watch.tenant:
-            attributes["deltabus.tenant"] = watch.tenant
+            attributes["deltabus.tenant"] = genai.text(watch.tenant)
         # A parent always, if an empty one: what a worker's own process is traced for is another matter.
         return self._tracer.start_span(
             f"process {watch.queue}", parent or Context(), kind=SpanKind.CONSUMER, attributes=attributes

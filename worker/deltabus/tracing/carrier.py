@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _W3C = TraceContextTextMapPropagator()
+
+#: Characters of a `tracestate` that is passed on: W3C asks for 512 at least. It is read on the worker's loop.
+_STATE: Final = 4096
 
 
 def headers(span: Span) -> dict[str, str]:
@@ -26,7 +31,8 @@ def fields(span: Span) -> dict[str, str]:
 
 def parent(traceparent: str | None, tracestate: str | None) -> Context | None:
     """The context that an envelope names; None where it names none, or what is none: it is not worth a failure."""
-    if not traceparent:
+    if not traceparent or len(traceparent) > _STATE:
         return None
-    context = _W3C.extract({"traceparent": traceparent, "tracestate": tracestate or ""}, Context())
+    state = tracestate if tracestate and len(tracestate) <= _STATE else ""
+    context = _W3C.extract({"traceparent": traceparent, "tracestate": state}, Context())
     return context if trace.get_current_span(context).get_span_context().is_valid else None

@@ -43,14 +43,17 @@ _USAGE: Final[Mapping[tuple[str, ...], str]] = {
     ("completion_tokens_details", "reasoning_tokens"): "gen_ai.usage.reasoning.output_tokens",
 }
 
-#: Characters of a text that a span takes; models are named by producers.
+#: What a span takes of what producers and providers choose: characters of a text, items of a list, and numbers below.
+#: OTLP has 64 bits for an integer; one that has more would cost the spans that go out together with it.
 _TEXT: Final = 256
+_ITEMS: Final = 128
+_NUMBER: Final = 2**63
 
 
 def name(function: str, model: str) -> str:
     """What the span of a call is called."""
     operation = _OPERATIONS.get(function, function)
-    return f"{operation} {model[:_TEXT]}" if model and function not in _OTHERS else operation
+    return f"{operation} {text(model)}" if model and function not in _OTHERS else operation
 
 
 def asked(function: str, request: Mapping[str, Any]) -> Iterator[Attribute]:
@@ -60,13 +63,13 @@ def asked(function: str, request: Mapping[str, Any]) -> Iterator[Attribute]:
     yield "gen_ai.operation.name", _OPERATIONS.get(function, function)
     if function in _OUTPUTS:
         yield "gen_ai.output.type", _OUTPUTS[function]
-    if model := _text(request.get("model")):
+    if model := text(request.get("model")):
         yield "gen_ai.request.model", model
     if request.get("stream") is True:
         yield "gen_ai.request.stream", True
     for parameter, (attribute, kind) in _PARAMETERS.items():
         value = request.get(parameter)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and _fits(value):
             yield attribute, kind(value)
 
 
@@ -79,22 +82,27 @@ def answered(result: Any) -> Iterator[Attribute]:
     """What an answer says of itself: an OpenAI-shaped object."""
     if not isinstance(result, dict):
         return
-    if model := _text(result.get("model")):
+    if model := text(result.get("model")):
         yield "gen_ai.response.model", model
-    if (answer := _text(result.get("id"))) and "choices" in result:
+    if (answer := text(result.get("id"))) and "choices" in result:
         yield "gen_ai.response.id", answer
     choices = result.get("choices")
-    choices = choices if isinstance(choices, list) else []
-    reasons = [_text(choice.get("finish_reason")) for choice in choices if isinstance(choice, dict)]
+    choices = choices[:_ITEMS] if isinstance(choices, list) else []
+    reasons = [text(choice.get("finish_reason")) for choice in choices if isinstance(choice, dict)]
     if any(reasons):
         yield "gen_ai.response.finish_reasons", reasons
     for path, attribute in _USAGE.items():
         value: Any = result.get("usage")
         for step in path:
             value = value.get(step) if isinstance(value, dict) else None
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and _fits(value):
             yield attribute, value
 
 
-def _text(value: Any) -> str:
-    return value[:_TEXT] if isinstance(value, str) else ""
+def text(value: Any) -> str:
+    """As much of a text as a span takes; empty: it is none."""
+    return value[:_TEXT].encode(errors="replace").decode() if isinstance(value, str) else ""
+
+
+def _fits(value: float) -> bool:
+    return not isinstance(value, bool) and -_NUMBER <= value < _NUMBER
