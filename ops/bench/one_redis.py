@@ -19,15 +19,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from redis import Redis
+from redis.connection import Connection
 
-from deltabus import Bus, Task, keys
+from deltabus import Bus, Task, keys, scripts
 from deltabus.embedded import EmbeddedRedis
 from sidebyside.machine import describe
 from sidebyside.process import Process, started, wait_until
@@ -48,6 +49,9 @@ LISTENERS: Final = 10
 
 #: Seconds for which answers go on beyond what is measured.
 SPARE: Final = 20.0
+
+#: Bytes of a provider's chunk.
+CHUNK: Final = 200
 
 #: Words of the answers whose memory is measured, beside those of one word.
 LONG: Final = 500
@@ -137,9 +141,11 @@ def bench() -> Iterator[Bench]:
             yield Bench(server.url, worker, client, bus)
 
 
-def loads(bench: Bench, seconds: float) -> Iterator[tuple[str, dict[str, float]]]:
+def loads(
+    bench: Bench, seconds: float, cases: Sequence[tuple[int, float]] = LOADS
+) -> Iterator[tuple[str, dict[str, float]]]:
     """A delta, at several loads, that nobody listens to; and what a listener more costs."""
-    for streams, rate in LOADS:
+    for streams, rate in cases:
         tasks = bench.start(streams, words=int(rate * (3 * seconds + SPARE)), interval=1 / rate)
         yield f"a delta, {streams} streams x {rate:g}/s", bench.window(seconds, streams * rate)
         if bench.client.zcard("rq:wip:chat") != streams:
@@ -154,6 +160,52 @@ def loads(bench: Bench, seconds: float) -> Iterator[tuple[str, dict[str, float]]
             names = ("cpu", "bytes out")
             yield "a message, delivered", {name: (heard[name] - alone[name]) / messages for name in names}
         bench.finish(tasks)
+
+
+def full(bench: Bench, rounds: int) -> dict[str, float]:
+    """Appends as many as Redis can take, from one who has nothing else to do: the worker's script, on one line."""
+    streams, delta = 500, b'{"type":"delta","chunks":[%s]}' % (b"x" * CHUNK)
+    bench.client.script_load(scripts.APPEND.source)
+    logs = [keys.log(str(number)) for number in range(streams)]
+    with bench.client.pipeline(transaction=False) as pipeline:
+        for log in logs:
+            pipeline.xadd(log, {keys.EVENT_FIELD: b"begun"}, id="1-0")
+        pipeline.execute()
+    pack = Connection().pack_commands  # beforehand: it takes longer than Redis does
+    load = [
+        (
+            "EVALSHA",
+            scripts.APPEND.sha,
+            2,
+            log,
+            keys.cancel(str(number)),
+            f"1-{n}",
+            f"1-{n - 1}",
+            delta,
+            keys.events(str(number)),
+            "",
+            "0",
+            "86400",
+        )
+        for n in range(1, rounds + 1)
+        for number, log in enumerate(logs)
+    ]
+    data = b"".join(pack(load))
+    address = urlsplit(bench.url)
+    with socket.create_connection((address.hostname, address.port)) as line:
+        sender = threading.Thread(target=line.sendall, args=(data,))
+        before, began, answers = cost(bench.client), time.monotonic(), 0
+        sender.start()
+        while answers < len(load):
+            answer = line.recv(1 << 20)
+            if b"-" in answer or b"*" in answer:
+                raise RuntimeError("Redis has refused an append")
+            answers += answer.count(b"\r\n")
+        seconds = time.monotonic() - began
+        sender.join()
+    cpu = cost(bench.client)["cpu"] - before["cpu"]
+    bench.client.flushall()
+    return {"cpu": cpu / len(load) * 1e6, "busy": cpu / seconds}
 
 
 def memory(bench: Bench, tasks: int) -> Iterator[tuple[str, dict[str, float]]]:
@@ -186,8 +238,9 @@ def process(bench: Bench) -> dict[str, float]:
 def measured(*, quick: bool) -> dict[str, dict[str, float]]:
     """All figures of one run."""
     with bench() as there:
-        figures = dict(loads(there, 2.0 if quick else 6.0))
-        figures |= memory(there, 200 if quick else 500)
+        figures = dict(loads(there, 1.0, LOADS[:2]) if quick else loads(there, 6.0))
+        figures["a delta, a core full of them"] = full(there, 10 if quick else 200)
+        figures |= memory(there, 100 if quick else 500)
         figures["a worker process, without its streams"] = process(there)
     return figures
 

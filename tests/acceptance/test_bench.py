@@ -37,3 +37,21 @@ def test_a_scenario_of_the_benchmark_runs_and_writes_its_figures(scenario: str, 
         assert sample["figures"].keys() == FIGURES[scenario]
         assert all(value > 0 for value in sample["figures"].values())
     assert "deltabus" in done.stdout
+
+
+def test_what_a_redis_carries_is_measured_in_short(tmp_path: Path) -> None:
+    kept = tmp_path / "one_redis.json"
+    done = subprocess.run(
+        [sys.executable, "ops/bench/one_redis.py", "--quick", "--out", str(kept)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(kept.read_text(encoding="utf-8"))["figures"]
+    committed = json.loads((ROOT / "ops" / "bench" / "one_redis.json").read_text(encoding="utf-8"))["figures"]
+    assert figures.keys() <= committed.keys()
+    assert figures["a delta, 500 streams x 5/s"]["events"][0] > 0
+    assert figures["a waiting task"]["memory"][0] > 0

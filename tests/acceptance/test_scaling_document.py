@@ -15,6 +15,7 @@ TEXT = DOCUMENT.read_text(encoding="utf-8")
 MEASURED = {
     "redis_delta": ("a delta, 500 streams x 5/s", "cpu"),
     "redis_delta_busy": ("a delta, 500 streams x 50/s", "cpu"),
+    "redis_delta_full": ("a delta, a core full of them", "cpu"),
     "redis_commands": ("a delta, 500 streams x 5/s", "commands"),
     "redis_message": ("a message, delivered", "cpu"),
     "message_out": ("a message, delivered", "bytes out"),
