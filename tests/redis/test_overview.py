@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from deltabus import keys, overview
-from deltabus.errors import BusUnavailable
+from deltabus.errors import BusError, BusUnavailable
 from deltabus.overview import look, rates
 
 
@@ -78,6 +78,16 @@ def test_keys_of_another_type_and_fields_that_make_no_sense_are_survived(site):
     assert [(queue.name, queue.waiting, queue.running) for queue in now.queues] == [("chat", 1, 0), ("odd", 1, 0)]
     (odd,) = now.workers
     assert (odd.name, odd.pid, odd.slots, odd.lease, odd.age) == ("odd", 0, 1, None, 0.0)
+
+
+def test_a_right_that_is_missing_is_named(redis_url):
+    with redis.Redis.from_url(redis_url) as root:
+        root.acl_setuser("guest", enabled=True, nopass=True, keys=["*"], commands=["+@all"])
+        with redis.Redis.from_url(redis_url.replace("://", "://guest:x@")) as guest:
+            assert look(guest, "rq").server.version
+            root.acl_setuser("guest", commands=["-info"])
+            with pytest.raises(BusError, match=r"no permissions to run the 'info' command.*see ops/acl"):
+                look(guest, "rq")
 
 
 def test_a_description_of_the_producers_own_is_not_shown(site):
