@@ -139,6 +139,13 @@ def test_bad_toml_is_reported_with_its_line(config, text, place):
             "failure_ttl = 0",
             "`failure_ttl` in {file} must be a whole number (seconds) above 0 (or -1: for ever), not 0",
         ),
+        (
+            'redis_url = {env = "A", file = "b"}',
+            (
+                "`redis_url` in {file} must be a string, or one of "
+                '{env = "…"}, {file = "…"}, {command = ["…"]}, not a table'
+            ),
+        ),
         ("lease = {}", "`lease` in {file} must be a number (seconds), not a table"),
         ("lease = 1979-05-27", "`lease` in {file} must be a number (seconds), not a date"),
         ("max_log_bytes = [1]", "`max_log_bytes` in {file} must be a whole number (bytes), not a list of other things"),

@@ -390,7 +390,8 @@ def _problem(name: str, value: Any) -> str | None:
             return _number_problem(name, value, whole=isinstance(default, int))
         case str():
             if not isinstance(value, str):
-                return f"must be a string, not {kind(value)}"
+                ways = ', or one of {env = "…"}, {file = "…"}, {command = ["…"]}' if isinstance(value, dict) else ""
+                return f"must be a string{ways}, not {kind(value)}"
             if name in _CHOICES and value not in _CHOICES[name]:
                 return f"must be one of {', '.join(_CHOICES[name])}, not {value!r}"
             if name == "id_prefix" and not _ID_PREFIX.fullmatch(value):

@@ -75,6 +75,7 @@ def test_credentials_may_come_as_a_header() -> None:
         ),
         ({"api_key": 7}, "api_key must be a string, not int"),
         ({"api_key": "two words"}, "api_key has characters that no key has"),
+        ({"api_key": "gr\u00fc\u00dfe"}, "api_key has characters that no key has"),
         ({"api_key": "k\u00e9y\u20ac"}, "api_key has characters that no key has"),
         ({"headers": {"X-A": 1.5}}, "headers.X-A must be a string, not float"),
         ({"headers": {"X A": "b"}}, "headers.X A: 'X A' is not the name of a header"),

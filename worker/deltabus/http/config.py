@@ -214,8 +214,8 @@ def number(value: Any, key: str) -> float:
 
 def _key(table: Mapping[str, Any]) -> str:
     key = text(table, "api_key", "")
-    if headers.problem("api_key", key) or " " in key:
-        raise ConfigError("api_key has characters that no key has (a space, a line end): was it copied whole?")
+    if headers.problem("api_key", key) or " " in key or not key.isascii():
+        raise ConfigError("api_key has characters that no key has (a space, a line end, ü): was it copied whole?")
     return key
 
 
