@@ -69,7 +69,7 @@ def asked(function: str, request: Mapping[str, Any]) -> Iterator[Attribute]:
         yield "gen_ai.request.stream", True
     for parameter, (attribute, kind) in _PARAMETERS.items():
         value = request.get(parameter)
-        if isinstance(value, int | float) and _fits(value):
+        if isinstance(value, int | float) and _fits(value) and (parameter, value) != ("n", 1):
             yield attribute, kind(value)
 
 
