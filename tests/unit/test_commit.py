@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 
 import pytest
 import redis.asyncio
@@ -78,3 +80,29 @@ def test_every_script_that_knows_the_seal_knows_the_same():
     sealing = [script for script in known if b"local SEAL" in script.source]
     assert len(sealing) >= 5
     assert all(f"local SEAL = '{keys.SEAL}'".encode() in script.source for script in sealing)
+
+
+#: Packs commands while a signal's handler raises every fraction of a millisecond, until that has been met often.
+INTERRUPTED = """
+import signal
+from deltabus.commit import pack_command
+
+def raising(number, frame):
+    raise TimeoutError
+
+signal.signal(signal.SIGALRM, raising)
+met = 0
+while met < 200:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002)
+        while True:
+            pack_command(b"EVALSHA", "sha", *range(1000, 1100))
+    except TimeoutError:
+        met += 1
+"""
+
+
+def test_a_signal_whose_handler_raises_does_no_harm_to_a_command_that_is_packed() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], check=False)
+    assert done.returncode == 0
+    assert pack_command("SET", b"key", 12) == b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$2\r\n12\r\n"
