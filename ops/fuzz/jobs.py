@@ -198,9 +198,13 @@ class Jobs(Worked):
         return "not ended"
 
     def _waits(self, job: str) -> bool:
-        """Whether RQ has it in a registry of those that wait."""
-        registries = [key for kind in ("scheduled", "deferred") for key in self.plant.redis.scan_iter(f"rq:{kind}:*")]
-        return any(self.plant.redis.zscore(key, job) is not None for key in registries)
+        """Whether RQ has it in a registry of those that wait, or on a queue that this worker has not."""
+        client = self.plant.redis
+        registries = [key for kind in ("scheduled", "deferred") for key in client.scan_iter(f"rq:{kind}:*", count=1000)]
+        queues = [key for key in client.scan_iter("rq:queue:*", count=1000) if client.type(key) == b"list"]
+        return any(client.zscore(key, job) is not None for key in registries) or any(
+            client.lpos(key, job) is not None for key in queues
+        )
 
     def _left(self) -> dict[str, Any]:
         found = {}

@@ -24,6 +24,9 @@ from fuzz.tally import resident
 #: Queues that the worker has.
 QUEUES: Final = ("chat", "file")
 
+#: Where jobs wait for it.
+_WAITING: Final = [f"rq:queue:{name}{suffix}" for name in QUEUES for suffix in ("", ":intermediate")]
+
 #: Seconds that a worker may take to start, to come to rest, and to answer a good task.
 START: Final = 30.0
 REST: Final = 90.0
@@ -153,9 +156,7 @@ class Plant:
         """Wait until nothing waits and nothing runs."""
         deadline = time.monotonic() + REST
         while time.monotonic() < deadline and self._process.poll() is None:
-            names = ("queue", "wip")
-            busy = [key for name in names for key in self.redis.scan_iter(f"rq:{name}:*", count=1000)]
-            if not busy:
+            if not self.redis.exists(*_WAITING) and next(self.redis.scan_iter("rq:wip:*", count=1000), None) is None:
                 return True
             time.sleep(LOOK)
         return False

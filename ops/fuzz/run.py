@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 import time
@@ -46,11 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     tallies = []
     for subject in wanted:
-        count = max(1, round(arguments.inputs * subject.share / whole))
+        count = math.ceil(arguments.inputs * subject.share / whole)
         indices = range(count) if arguments.only is None else [arguments.only]
         tallies.append(trial.run(subject, arguments.seed, indices, _progress))
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
+        _progress(subject.kind, tallies[-1].inputs, len(indices), end="\n")
     if arguments.only is not None:
         _show(wanted[0], arguments.seed, arguments.only)
     figures = summarise(tallies, arguments.seed, time.monotonic() - start)
@@ -81,6 +81,8 @@ def _show(subject: type[Subject], seed: str, index: int) -> None:
     print(shown(made.make(index)))
 
 
-def _progress(kind: str, done: int, count: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{kind}: {done:,} of {count:,}", end="", file=sys.stderr, flush=True)
+def _progress(kind: str, done: int, count: int, end: str = "") -> None:
+    """How far a kind is: over and over on a terminal, elsewhere at its end."""
+    if end or sys.stderr.isatty():
+        start = "\r\x1b[K" if sys.stderr.isatty() else ""
+        print(f"{start}{kind}: {done:,} of {count:,}", end=end, file=sys.stderr, flush=True)

@@ -96,6 +96,7 @@ def _child(  # noqa: PLR0917 # multiprocessing passes them by place
     subject: type[Subject], seed: str, indices: Sequence[int], place: Any, tallies: Connection, stack: Path
 ) -> None:
     """What the process does."""
+    tempfile.tempdir = str(stack.parent)  # it is cleared whatever happens here
     with stack.open("w", encoding="utf-8") as stderr:
         faulthandler.enable(stderr)
 
