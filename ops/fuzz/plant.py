@@ -156,10 +156,15 @@ class Plant:
         """Wait until nothing waits and nothing runs."""
         deadline = time.monotonic() + REST
         while time.monotonic() < deadline and self._process.poll() is None:
-            if not self.redis.exists(*_WAITING) and next(self.redis.scan_iter("rq:wip:*", count=1000), None) is None:
+            # Twice: a job that is handed back goes from where the second look is to where the first one was.
+            if self._is_idle() and self._is_idle():
                 return True
             time.sleep(LOOK)
         return False
+
+    def _is_idle(self) -> bool:
+        waits = self.redis.exists(*_WAITING)
+        return not waits and next(self.redis.scan_iter("rq:wip:*", count=1000), None) is None
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What the worker has logged since the last look; a line that is none of its own comes as `raw`."""
