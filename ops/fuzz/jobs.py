@@ -182,7 +182,8 @@ class Jobs(Worked):
             )
         if log and isinstance(log[-1], Terminal):
             end = log[-1]
-            if status is not None and (status not in _STATUSES[type(end)] or opened is not None):
+            again = status in {b"queued", b"scheduled"} and self._waits(job)
+            if status is not None and not again and (status not in _STATUSES[type(end)] or opened is not None):
                 tally.violate(
                     index,
                     "broken",

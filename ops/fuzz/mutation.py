@@ -82,7 +82,7 @@ class Mutator:
         ascii_only = self.random.random() < 0.7
         text = json.dumps(value, ensure_ascii=ascii_only, default=str)
         nest = json.dumps(_NEST, ensure_ascii=ascii_only)
-        depths = _DEPTHS
+        depths: Sequence[int] = _DEPTHS
         while nest in text:
             depth, depths = self.random.choice(depths), _DEPTHS[:2]  # one that is deep is enough
             opening, closing = self.random.choice((("[", "]"), ('{"a":', "}"), ("[", ""), ("[[],", "]")))

@@ -47,6 +47,7 @@ BROKEN = {
     "repeat_intervals": [b"[", b"5", b'["x"]'],
     "rate_limit_key": [b"\xff"],
     "rate_limit_concurrency": [b"x"],
+    "meta": [b"[[]]", b"5", b"null"],
     "deltabus_lost": [b"x", b"9" * 5000],
     "deltabus_failures": [b"x"],
 }

@@ -87,6 +87,8 @@ def test_headers_take_them_one_by_one_and_what_is_sent_takes_none(load):
     ("reference", "told"),
     [
         ('{file = "gone"}', "cannot read {folder}/gone: No such file or directory"),
+        ('{file = "a\\u0000b"}', "'a\\x00b' is not the path of a file"),
+        ('{file = "~nobody-of-that-name/key"}', "'~nobody-of-that-name/key' is not the path of a file"),
         ('{file = "."}', "cannot read {folder}: Is a directory"),
         ('{file = "empty"}', "{folder}/empty is empty"),
         ('{file = "binary"}', "{folder}/binary: not UTF-8 text"),

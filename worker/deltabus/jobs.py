@@ -371,6 +371,8 @@ def _check_values(job: BusJob) -> None:
     for seconds in durations:
         if seconds is not None and (isinstance(seconds, bool) or abs(seconds) > LONGEST):
             raise ValueError(f"a time must be a number of seconds of at most {LONGEST}")
+    if not isinstance(job.meta, dict):
+        raise TypeError("meta must be an object")
     dependencies: Any = job._dependency_ids  # noqa: SLF001
     if not isinstance(dependencies, list) or not all(isinstance(job_id, str) for job_id in dependencies):
         raise TypeError("dependencies must be a list of job ids")

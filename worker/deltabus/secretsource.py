@@ -117,10 +117,12 @@ class SecretSource:
         expanded, _, problems = configfile.expand(name, self.variables)
         if problems:
             raise ConfigError(problems[0])
-        path = self.folder / Path(expanded).expanduser()
         try:
+            path = self.folder / Path(expanded).expanduser()
             with path.open("rb") as file:
                 content = file.read(LARGEST + 1)
+        except (RuntimeError, ValueError) as exc:  # the home of nobody, a NUL
+            raise ConfigError(f"{expanded!r} is not the path of a file") from exc
         except PermissionError as exc:
             raise ConfigError(f"may not read {path}: give it to the user that runs this (chown, chmod 400)") from exc
         except OSError as exc:

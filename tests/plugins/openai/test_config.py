@@ -88,6 +88,8 @@ def test_credentials_may_come_as_a_header() -> None:
         ({"max_answer_bytes": 10}, "max_answer_bytes is in bytes and must be at least 1024"),
         ({"verify": "perhaps"}, "verify must be true or false"),
         ({"ca_bundle": "/no/such/file"}, "ca_bundle: there is no file or folder /no/such/file"),
+        ({"ca_bundle": "~nobody-of-that-name/x"}, "ca_bundle: there is no file or folder ~nobody-of-that-name/x"),
+        ({"ca_bundle": "a\0b"}, "ca_bundle: there is no file or folder a\0b"),
         ({"ca_bundle": "x", "verify": False}, "ca_bundle has no effect with verify = false"),
         ({"proxy": "socks5://proxy.example:1080"}, "SOCKS is not supported"),
         ({"proxy": "http://"}, "must be the address of an HTTP proxy"),

@@ -239,8 +239,12 @@ def _ca_bundle(table: Mapping[str, Any]) -> Path | None:
         return None
     if not _boolean(table, "verify", True):
         raise ConfigError("ca_bundle has no effect with verify = false: remove one of them")
-    path = Path(name).expanduser()
-    if not path.exists():
+    try:
+        path = Path(name).expanduser()
+        found = path.exists()
+    except (RuntimeError, ValueError, OSError):  # the home of nobody, a NUL, a name that is too long
+        found = False
+    if not found:
         raise ConfigError(f"ca_bundle: there is no file or folder {name}")
     return path
 
