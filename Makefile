@@ -21,7 +21,8 @@ PYTEST_ARGS ?=
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 # What others have written and `make peers` runs: each wants versions of its own, so each has an environment.
-PEERS := $(patsubst ops/peers/%/requirements.txt,.cache/peers/%/.installed,$(wildcard ops/peers/*/requirements.txt))
+# PEERS="rq-dashboard rq-exporter" installs those alone; PYTEST_ARGS has to leave out the tests of the others.
+PEERS ?= $(patsubst ops/peers/%/requirements.txt,%,$(wildcard ops/peers/*/requirements.txt))
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input
 
 # What makes the lock and checks the files of ops/deploy: 200 MB, so in an environment of its own.
@@ -104,7 +105,7 @@ bench: $(DEV)
 		$(if $(REPEAT),--repeat $(REPEAT)) \
 		--out $(if $(QUICK)$(filter-out all,$(SCENARIO)),.cache/bench,ops/bench)
 
-peers: $(DEV) $(PEERS)
+peers: $(DEV) $(PEERS:%=.cache/peers/%/.installed)
 	$(VENV)/bin/python -m pytest tests/peers $(PYTEST_ARGS)
 
 lint: $(DEV)
@@ -154,7 +155,7 @@ $(RUN): pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 .cache/peers/%/.installed: ops/peers/%/requirements.txt | $(VENV)/bin/python
-	@echo "installing $* into $(@D); this is done once, and LiteLLM's proxy takes 700 MB"
+	@echo "installing $* into $(@D); this is done once (litellm takes 700 MB)"
 	@rm -rf $(@D)
 	@$(VENV)/bin/python -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --requirement $<
