@@ -339,6 +339,32 @@ def test_what_a_call_without_an_answer_has_started_comes_with_the_next_answer(si
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("broken", ["job", "executions"])
+def test_a_broken_key_of_what_had_no_answer_does_not_keep_a_worker_from_other_jobs(site, monkeypatch, broken):
+    first, second = site.enqueue(), site.enqueue()
+
+    async def story() -> None:
+        async with redis.asyncio.Redis.from_url(site.url) as client:
+            intake = site.intake(client)
+            ask = intake._call
+
+            async def without_answer(args: list[object]) -> None:
+                await ask(args)
+                raise TimeoutError
+
+            monkeypatch.setattr(intake, "_call", without_answer)
+            with pytest.raises(TimeoutError):
+                await intake.take(1)
+            monkeypatch.setattr(intake, "_call", ask)
+            key = first.key if broken == "job" else "rq:worker:w:executions"
+            await client.delete(key)
+            await client.set(key, "no collection")
+            assert [job.id for job in await intake.take(3)] == [second.id]
+            await intake.aclose()
+
+    asyncio.run(story())
+
+
 def test_what_waits_stays_where_it_is_while_redis_has_no_memory_left(site):
     job = site.enqueue()
 

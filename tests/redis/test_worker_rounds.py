@@ -13,7 +13,7 @@ from rq.job import JobStatus
 from rq.rate_limit import RateLimit, RateLimitRegistry
 from rq.results import Result
 
-from deltabus import events, keys
+from deltabus import Bus, events, keys
 from deltabus.events import Cancelled, Completed, Failed, Retrying
 from deltabus.jobs import OPEN_FIELD
 
@@ -203,6 +203,31 @@ def test_a_job_that_is_cancelled_frees_its_place_under_the_limit(site, end):
         assert isinstance(site.ending(first.id), Cancelled)
         site.streams(second.id)
     assert site.redis.exists(first.key) == (end != "job.delete()")
+
+
+def test_a_job_that_is_cancelled_while_it_waits_frees_its_place_under_the_limit(site):
+    limit = RateLimit("tenant", 1)
+    with site.worker(settings=site.settings(concurrency=1)), Bus(site.url) as bus:
+        busy = site.enqueue(script={"words": 1000, "interval": 0.02})
+        site.streams(busy.id)
+        first, second = (site.enqueue(rate_limit=limit) for _ in range(2))
+        assert bus.task(first.id).cancel()
+        assert bus.task(busy.id).cancel()
+        assert isinstance(site.ending(first.id), Cancelled)
+        assert isinstance(site.ending(second.id), Completed)
+    assert site.types(first.id) == ["cancelled"]
+    assert site.leftovers() == set()
+
+
+def test_a_job_under_a_rate_limit_that_waits_for_its_next_attempt_comes_back(site):
+    """It is not parked: it would keep its place, for which others wait, and wait for RQ's scheduler."""
+    limit = RateLimit("tenant", 1)
+    with site.worker(settings=site.settings(park_after=0.1, retry_delay=0.4)):
+        first = site.enqueue(script={"words": 5, "fail_after": 2, "error": "rate_limited", "fail_attempts": 1}, rate_limit=limit)
+        second = site.enqueue(rate_limit=limit)
+        assert isinstance(site.ending(first.id), Completed)
+        assert isinstance(site.ending(second.id), Completed)
+    assert site.leftovers() == set()
 
 
 @pytest.mark.parametrize("script", [FAILS, None], ids=["failure", "bad input"])

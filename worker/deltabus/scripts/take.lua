@@ -100,10 +100,10 @@ local function lease()
 end
 
 if again ~= '' then
-  for _, member in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+  for _, member in ipairs(redis.pcall('SMEMBERS', KEYS[3])) do
     local id, execution = string.match(member, '^(.*):([^:]*)$')
     if id and string.sub(execution, 1, #again) == again then
-      local origin = redis.call('HGET', rq .. ':job:' .. id, 'origin')
+      local origin = redis.pcall('HGET', rq .. ':job:' .. id, 'origin')
       for i = 1, queues do
         if origin == ARGV[10 + i] then
           jobs[#jobs + 1] = {i, id, read(id), execution}

@@ -18,7 +18,7 @@
 
 local ENDED = {finished = true, failed = true, stopped = true, canceled = true}
 
-local job = redis.call('HMGET', KEYS[1], 'status', 'ended_at')
+local job = redis.call('HMGET', KEYS[1], 'status', 'ended_at', 'rate_limit_key')
 local status = job[1]
 if status == 'canceled' and job[2] == ARGV[4] then
   return 'withdrawn' -- the reply to an earlier sending was lost
@@ -40,6 +40,12 @@ end
 
 if is_over() then
   return 'over'
+end
+
+-- In its queue, it has a place under RQ's rate limit, for which others wait: whoever takes it ends it, and lets one of
+-- them in. RQ's maintenance would do that only every ten minutes.
+if (job[3] or '') ~= '' and redis.call('LPOS', KEYS[2], ARGV[1]) then
+  return 'elsewhere'
 end
 
 local found = redis.call('LREM', KEYS[2], 0, ARGV[1])
