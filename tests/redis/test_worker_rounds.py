@@ -222,8 +222,9 @@ def test_a_job_that_is_cancelled_while_it_waits_frees_its_place_under_the_limit(
 def test_a_job_under_a_rate_limit_that_waits_for_its_next_attempt_comes_back(site):
     """It is not parked: it would keep its place, for which others wait, and wait for RQ's scheduler."""
     limit = RateLimit("tenant", 1)
+    script = {"words": 5, "fail_after": 2, "error": "rate_limited", "fail_attempts": 1}
     with site.worker(settings=site.settings(park_after=0.1, retry_delay=0.4)):
-        first = site.enqueue(script={"words": 5, "fail_after": 2, "error": "rate_limited", "fail_attempts": 1}, rate_limit=limit)
+        first = site.enqueue(script=script, rate_limit=limit)
         second = site.enqueue(rate_limit=limit)
         assert isinstance(site.ending(first.id), Completed)
         assert isinstance(site.ending(second.id), Completed)

@@ -222,7 +222,7 @@ class Slot:
         run.result_ttl = job.result_ttl
         run.rq_retries_in = job.get_retry_interval() if job.should_retry else None
         run.failures = jobs.count(taken.fields, FAILURES_FIELD)
-        # Parked, it would keep its place under the limit, for which others wait, and only RQ's scheduler brings it back.
+        # Parked, it would keep its place, for which others wait, until RQ's scheduler comes by, if ever.
         run.may_park = not job.rate_limit_key
 
     async def _perform(self) -> Ending:
