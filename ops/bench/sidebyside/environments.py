@@ -1,4 +1,4 @@
-"""Peers in environments of their own, so that nobody's dependencies are another's."""
+"""deltabus and its peers in environments of their own, so that nobody's dependencies are another's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Final
 #: The programs of the peers, and what they need.
 PEERS: Final = Path(__file__).resolve().parents[1] / "peers"
 
-_ROOT: Final = Path(__file__).resolve().parents[3] / ".cache" / "peers"
+_SOURCES: Final = Path(__file__).resolve().parents[3]
+
+_ROOT: Final = _SOURCES / ".cache" / "peers"
 
 #: Packages whose versions the report names, besides those that a requirement names.
 _NAMED: Final = frozenset({"aiohttp", "hiredis", "httpx", "openai", "redis", "uvloop"})
@@ -32,15 +34,18 @@ def python(name: str) -> Path:
     requirements = PEERS / "requirements" / f"{name}.txt"
     folder = _ROOT / name
     stamp = folder / ".installed"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    wanted = requirements.read_bytes()
+    if name == "deltabus":  # what it needs stands with it
+        wanted += (_SOURCES / "pyproject.toml").read_bytes()
+    digest = hashlib.sha256(wanted).hexdigest()
     program = folder / "bin" / "python"
     if stamp.exists() and stamp.read_text(encoding="ascii") == digest:
         return program
-    print(f"installing {name} into {folder.relative_to(_ROOT.parents[1])}; this is done once", file=sys.stderr)
+    print(f"installing {name} into {folder.relative_to(_SOURCES)}; this is done once", file=sys.stderr)
     pip = [str(program), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     try:
         for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], [*pip, "-r", str(requirements)]):
-            subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 # our own
+            subprocess.run(command, check=True, capture_output=True, text=True, cwd=_SOURCES)  # noqa: S603 # our own
     except subprocess.CalledProcessError as exc:
         said = [line for line in exc.stderr.splitlines() if "ERROR" in line] or ["it did not say why"]
         raise NotInstalled(f"{name} could not be installed: {said[0]}") from exc

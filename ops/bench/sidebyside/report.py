@@ -51,7 +51,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     out = [_ABOUT]
     out += [f"- {name}: {machine[name]}" for name in ("processor", "system")]
     out += [f"- Python {machine['python']}, Redis {machine['redis']}, {results['date']}, {results['command']}"]
-    out += [f"- deltabus' environment: {_versions(machine['ours'])}"]
+    out += [f"- environment of producers and subscribers: {_versions(machine['ours'])}"]
     out += [f"- environment `{name}`: {_versions(found)}" for name, found in results["peers"].items()]
     out += [f"- {note}" for note in results["notes"]]
     out.append(_NOISE.format(load=machine["load"]))

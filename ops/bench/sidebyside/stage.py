@@ -59,6 +59,11 @@ class Stage:
         output = self.folder / "output.log"
         return output.read_text(encoding="utf-8", errors="replace")[-2000:] if output.exists() else ""
 
+    @property
+    def python(self) -> str:
+        """The interpreter that runs deltabus: one that has no more than deltabus needs."""
+        return sys.executable if self.alone else str(environments.python("deltabus"))
+
     def pick(self, full: Any, quick: Any) -> Any:
         return quick if self.quick else full
 
@@ -91,7 +96,7 @@ class Stage:
             config += f'\n[providers.bench]\nplugin = "openai"\nmodels = ["bench-model"]\nbase_url = "{url}"\n'
             config += 'api_key = "none-of-it-is-secret"\n'
         (self.folder / "deltabus.toml").write_text(config, encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "deltabus.cli", "worker", *options]
+        command = [self.python, "-P", "-m", "deltabus.cli", "worker", *options]
         environ = {"DELTABUS_REDIS_URL": self.redis_url, "DELTABUS_LOG_LEVEL": "error"}
         with contextlib.ExitStack() as stack:
             yield [stack.enter_context(started(command, environ, self.folder)) for _ in range(count)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -42,7 +41,7 @@ def measure(stage: Stage) -> Iterator[Sample]:
         except NotInstalled as exc:
             stage.note(str(exc))
     stage.clear()
-    imported = float(answer_of([sys.executable, "-c", _IMPORT], {}, stage.folder, timeout=PATIENCE))
+    imported = float(answer_of([stage.python, "-c", _IMPORT], {}, stage.folder, timeout=PATIENCE))
     begun = time.monotonic()
     with stage.worker("bench") as process:
         wait_until(lambda: stage.client.scard("rq:workers") >= 1, PATIENCE, what="the worker is there", process=process)
