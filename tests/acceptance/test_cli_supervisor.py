@@ -5,6 +5,7 @@ Its processes here connect to a socket of the test and say who they are; that is
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -12,9 +13,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pytest
+
+from deltabus import supervisor as supervisors
+from deltabus.supervisor import MAX_BACKOFF, Supervisor
 
 #: Seconds after which a test that waits has failed.
 DEADLINE = 20.0
@@ -222,6 +226,24 @@ def test_ctrl_c_on_a_terminal_reaches_processes_only_once(stage: Stage) -> None:
     supervisor = stage.start(1)
     child = stage.next_child()
     assert os.getpgid(child.pid) == child.pid != os.getpgid(supervisor.pid)
+
+
+def test_a_crash_loop_of_days_goes_on_at_the_longest_wait() -> None:
+    assert supervisors._delay(10_000) == MAX_BACKOFF
+
+
+def test_a_system_without_room_for_another_process_ends_none_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    popen, tries = subprocess.Popen, []
+
+    def fork(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        tries.append(args)
+        if len(tries) == 2:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return popen(*args, **options)
+
+    monkeypatch.setattr(supervisors.subprocess, "Popen", fork)
+    assert Supervisor([sys.executable, "-c", ""], 2, burst=True).run() == 0
+    assert len(tries) == 3
 
 
 def test_a_command_that_cannot_start_ends_the_supervisor_and_what_it_had_started(tmp_path: Path) -> None:

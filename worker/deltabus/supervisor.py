@@ -14,6 +14,7 @@ those who signal one and its group, as `timeout` does: hence the echo, here and 
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import select
@@ -59,6 +60,9 @@ ECHO: Final = 1.0
 
 #: The same for the processes. It is less, so that what is no echo here is none there, whoever was late.
 PROCESS_ECHO: Final = 0.5
+
+#: What a system says that has no room for a process or its memory at the moment.
+NO_ROOM: Final = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 #: Longest wait for a signal, in seconds; `select` takes no number that is too large.
 MAX_WAIT: Final = 3600.0
@@ -138,7 +142,15 @@ class Supervisor:
         now = time.monotonic()
         for slot in self._slots:
             if slot.process is None and slot.due is not None and slot.due <= now:
-                slot.process = self._start()
+                try:
+                    slot.process = self._start()
+                except OSError as exc:
+                    if exc.errno not in NO_ROOM:
+                        raise
+                    slot.crashes += 1
+                    slot.due = now + _delay(slot.crashes)
+                    _log.warning("no room for a process", slot=slot.number, error=str(exc))
+                    continue
                 slot.started, slot.due = now, None
                 _log.info("process started", slot=slot.number, pid=slot.process.pid)
 
@@ -190,7 +202,7 @@ class Supervisor:
         if self._burst and slot.crashes >= BURST_CRASHES:
             _log.error("process keeps dying; given up", slot=slot.number, pid=pid, code=slot.code)
             return
-        delay = min(BACKOFF * 2 ** (slot.crashes - 1), MAX_BACKOFF) if slot.crashes else 0.0
+        delay = _delay(slot.crashes)
         slot.due = time.monotonic() + delay
         _log.warning("process died; it is replaced", slot=slot.number, pid=pid, code=slot.code, delay=delay)
 
@@ -231,6 +243,11 @@ class Supervisor:
             if slot.process is not None:
                 _log.error("process killed", slot=slot.number, pid=slot.process.pid)
                 slot.process.kill()
+
+
+def _delay(crashes: int) -> float:
+    """Seconds before the next start, after so many failures in a row."""
+    return min(BACKOFF * 2 ** min(crashes - 1, 16), MAX_BACKOFF) if crashes else 0.0
 
 
 class _Wakeups:
