@@ -59,7 +59,15 @@ def _run(scenario: Scenario, here: Stage, repetitions: int) -> list[dict[str, An
             print(f"{scenario.name}, {repetition + 1} of {repetitions} …", file=sys.stderr, flush=True)
             here.repetition = repetition
             rows += [sample.row(repetition) for sample in scenario.measure(here)]
-    except (ArithmeticError, LookupError, NotInstalled, OSError, RuntimeError, ValueError, subprocess.SubprocessError) as exc:
+    except (
+        ArithmeticError,
+        LookupError,
+        NotInstalled,
+        OSError,
+        RuntimeError,
+        ValueError,
+        subprocess.SubprocessError,
+    ) as exc:
         here.note(f"the scenario `{scenario.name}` ended early: {exc}")
         print(f"{here.notes[-1]}\n{here.said()}", file=sys.stderr)
     return rows
