@@ -89,7 +89,7 @@ def test_every_field_has_a_variable():
     for name, default in vars_of(Settings()).items():
         if name in {"providers", "sources", "rq_key_prefix"}:
             continue
-        choices = settings._CHOICES.get(name)
+        choices = settings.CHOICES.get(name)
         text = choices[-1] if choices else special.get(name, samples[type(default)])
         loaded = settings.load(environ={f"DELTABUS_{name.upper()}": text})
         assert getattr(loaded, name) != default, name

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -27,11 +26,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from deltabus import configfile, providertable
-from deltabus.configvalue import kind
 from deltabus.errors import ConfigError
 from deltabus.providertable import FILE_SUFFIX, ProviderSettings
 from deltabus.redisurl import RedisURL
 from deltabus.secretsource import SecretSource, is_elsewhere
+from deltabus.settingrules import CHOICES, problem
 
 __all__ = ["ENVIRONMENT_PREFIX", "ProviderSettings", "Setting", "Settings", "load"]
 
@@ -47,48 +46,12 @@ _SECRET: Final = ("redis_url", "redis_password")
 #: Origins of values that are no files: defaults, variables, options of the command line.
 _NO_FILE: Final = re.compile(r"default|--\w+|[A-Z][A-Z0-9_]*")
 
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
-    "after_delta": ("restart", "fail"),
-    "log_level": ("debug", "info", "warning", "error", "critical"),
-    "log_format": ("auto", "console", "json"),
-    "traces": ("off", "on"),
-}
-
-#: Numbers that are neither seconds nor bytes, and what they count.
-_COUNTED: Final[Mapping[str, str]] = {
-    "concurrency": "attempts at once",
-    "max_deliveries": "deliveries",
-    "max_retries": "retries",
-    "metrics_port": "a TCP port",
-    "task_lines": "log lines a second",
-}
-
-#: Fields of which 0 makes sense; every other number must be above it.
-_MAY_BE_ZERO: Final = frozenset(
-    {"drain_timeout", "max_retries", "metrics_port", "park_after", "retry_delay", "stall_after", "task_lines"}
-)
-
-#: Fields of which -1 means for ever, as it does to RQ.
-_MAY_BE_FOREVER: Final = frozenset({"result_ttl", "failure_ttl"})
-
-#: Leaves room for 32 digits in an id.
-_ID_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]{0,64}")
-
 #: What Redis Cluster finds a key's slot by, where a key has it.
 _TAG: Final = re.compile(r"\{[^}]+\}")
-
-#: Scheme and bucket, and perhaps a folder.
-_STORAGE_ROOT: Final = re.compile(r"[a-z0-9]+://[^/\s]+(/\S*)?")
 
 #: What Kubernetes invents for services called `deltabus` or `deltabus-metrics`: DELTABUS_SERVICE_HOST, DELTABUS_PORT,
 #: DELTABUS_PORT_80_TCP_ADDR and the like. Such a DELTABUS_METRICS_PORT begins with tcp://.
 _OF_KUBERNETES: Final = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP)(_\w+)?)?$")
-
-#: No number may be larger: other languages' JSON has none, and timers count in doubles.
-_LARGEST: Final = 2**53 - 1
-
-#: The highest TCP port.
-MAX_PORT: Final = 65535
 
 
 class Setting(NamedTuple):
@@ -191,8 +154,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in _DEFAULTS:
-            if problem := _problem(name, getattr(self, name)):
-                raise ConfigError(f"`{name}` {problem}")
+            if wrong := problem(name, getattr(self, name), _DEFAULTS.get(name)):
+                raise ConfigError(f"`{name}` {wrong}")
         if self.heartbeat_interval >= self.lease:
             raise ConfigError(
                 f"`heartbeat_interval` ({self.heartbeat_interval:g} s) must be below `lease` ({self.lease:g} s), best "
@@ -308,10 +271,10 @@ def _from_file(key: str, value: Any, source: SecretSource, file: str) -> Any:
             raise ConfigError(f"`{key}` in {file}: {problems[0]}")
     if isinstance(value, list):
         value = tuple(value)
-    elif key in _CHOICES and isinstance(value, str):
+    elif key in CHOICES and isinstance(value, str):
         value = value.lower()
-    if problem := _problem(key, value):
-        raise ConfigError(f"`{key}` in {file} {problem}")
+    if wrong := problem(key, value, _DEFAULTS.get(key)):
+        raise ConfigError(f"`{key}` in {file} {wrong}")
     return value
 
 
@@ -359,70 +322,11 @@ def _from_variable(name: str, variable: str, environ: Mapping[str, str]) -> Any:
             raise ConfigError(f"environment variable {variable}: {exc}") from exc
     if isinstance(default, tuple):
         value = tuple(part.strip() for part in value.split(",") if part.strip())
-    elif name in _CHOICES:
+    elif name in CHOICES:
         value = value.lower()
     elif isinstance(default, int | float):
         with contextlib.suppress(ValueError):  # What stays a string is refused as one below.
             value = type(default)(value)
-    if problem := _problem(name, value):
-        raise ConfigError(f"environment variable {variable} {problem}")
+    if wrong := problem(name, value, _DEFAULTS.get(name)):
+        raise ConfigError(f"environment variable {variable} {wrong}")
     return value
-
-
-def _problem(name: str, value: Any) -> str | None:
-    """What is wrong with the value of a field, as the rest of a sentence; never the value of a secret."""
-    default = _DEFAULTS.get(name, "")
-    match default:
-        case tuple():
-            if not isinstance(value, tuple) or not all(isinstance(item, str) and item.strip() for item in value):
-                return f"must be a list of names, not {kind(value)}"
-            if len(set(value)) < len(value):
-                return "names the same thing twice"
-            if name == "queues" and not value:
-                return "must name at least one queue"
-            if name == "url_hosts" and any(set("/@?#\\ ") & set(host) for host in value):
-                return "must be a list of hosts such as files.internal or files.internal:8080"
-            if name == "storage_roots" and not all(_STORAGE_ROOT.fullmatch(root) for root in value):
-                return "must be a list of URLs such as s3://bucket/folder"
-            if name == "file_roots" and not all(map(os.path.isabs, value)):
-                return "must be a list of absolute paths"
-        case int() | float():
-            return _number_problem(name, value, whole=isinstance(default, int))
-        case str():
-            if not isinstance(value, str):
-                ways = ', or one of {env = "…"}, {file = "…"}, {command = ["…"]}' if isinstance(value, dict) else ""
-                return f"must be a string{ways}, not {kind(value)}"
-            if name in _CHOICES and value not in _CHOICES[name]:
-                return f"must be one of {', '.join(_CHOICES[name])}, not {value!r}"
-            if name == "id_prefix" and not _ID_PREFIX.fullmatch(value):
-                return "must be at most 64 letters, digits, `_` and `-`"
-            if name == "redis_url":
-                return _redis_url_problem(value)
-            if name == "metrics_host" and not value.strip():
-                return "must be an address such as 127.0.0.1, or 0.0.0.0 for all"
-    return None
-
-
-def _number_problem(name: str, value: Any, *, whole: bool) -> str | None:
-    unit = "bytes" if name.endswith("_bytes") else _COUNTED.get(name, "seconds")
-    wanted = f"must be a {'whole ' if whole else ''}number ({unit})"
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        return f"{wanted}, not {kind(value)}"
-    if (value == 0 and name in _MAY_BE_ZERO) or (value == -1 and name in _MAY_BE_FOREVER):
-        return None
-    if value > _LARGEST and value != math.inf:
-        return f"{wanted} of at most {_LARGEST}"
-    if not math.isfinite(value) or value <= 0:
-        least = "of at least 0" if name in _MAY_BE_ZERO else "above 0"
-        return f"{wanted} {least}{' (or -1: for ever)' if name in _MAY_BE_FOREVER else ''}, not {value}"
-    if name == "metrics_port" and value > MAX_PORT:
-        return f"{wanted} of at most {MAX_PORT}, not {value}"
-    return None
-
-
-def _redis_url_problem(value: str) -> str | None:
-    try:
-        RedisURL.parse(value)
-    except ValueError as exc:
-        return str(exc)
-    return None

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -38,6 +37,7 @@ from deltabus import connections, keys, logs, telemetry, tracing
 from deltabus.allowlist import AllowList
 from deltabus.board import Board
 from deltabus.commit import address
+from deltabus.cyclicgarbage import rarely_collected
 from deltabus.discovery import is_elsewhere
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.instruments import Instruments
@@ -63,11 +63,6 @@ log = structlog.get_logger("deltabus.worker")
 
 #: Seconds for which RQ's own code, which blocks, waits for an answer of Redis. It is what redis-py 8 waits by itself.
 ANSWER_TIMEOUT: Final = 5
-
-
-#: Objects that are made, and not freed, until Python looks among them for cycles. At its default of 700 that took a
-#: tenth of a worker's CPU, as each of hundreds of running tasks holds some.
-GARBAGE: Final = 10_000
 
 
 class AsyncWorker(BaseWorker):
@@ -184,7 +179,7 @@ class AsyncWorker(BaseWorker):
 
     def _live(self, work: Coroutine[Any, Any, int]) -> int:
         """Run a shift on a loop of its own, to its end."""
-        with _rarely_collected(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with rarely_collected(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(work)
 
     def _sign_off(self, *, keep_lease: bool) -> None:
@@ -380,20 +375,6 @@ def _lives_here(worker: Any) -> bool:
     except PermissionError:
         pass
     return True
-
-
-@contextlib.contextmanager
-def _rarely_collected() -> Iterator[None]:
-    """Let Python look for cyclic garbage less often, and not among what was there from the start."""
-    before = gc.get_threshold()
-    # Without a collection before: it takes 30 ms, and of what has been imported by now, next to nothing is garbage.
-    gc.freeze()
-    gc.set_threshold(GARBAGE, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 def _loop_factory() -> Any:

@@ -15,7 +15,7 @@ import click
 from deltabus.cli import complete, exits
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.server import connect, wait_for
-from deltabus.settings import MAX_PORT
+from deltabus.settingrules import MAX_PORT
 
 if TYPE_CHECKING:
     from deltabus.settings import Settings
