@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -109,3 +111,18 @@ def test_a_lost_reply_enqueues_nothing_twice(redis_url, client):
         assert client.lrange("rq:queue:chat", 0, -1) == [first.id.encode(), second.id.encode(), b"t3"]
     finally:
         portal().run(bad.stop())
+
+
+def test_threads_that_use_a_bus_for_the_first_time_at_once_use_the_same_connections(redis_url):
+    both = threading.Barrier(2, timeout=20)
+    with Bus(redis_url) as bus:
+        make = bus._make
+
+        def slowly():
+            both.wait()
+            return make()
+
+        bus._make = slowly
+        with ThreadPoolExecutor(2) as threads:
+            first, second = threads.map(lambda _: bus._here(), range(2))
+        assert first is second

@@ -240,6 +240,7 @@ class Bus:
     def _here(self) -> DirectBus:
         process = os.getpid()
         if process not in self._by_process:
-            bus = self._by_process[process] = self._make()
-            _portal().closers.append(bus.aclose)
+            made = self._make()
+            if self._by_process.setdefault(process, made) is made:  # another thread may have been first
+                _portal().closers.append(made.aclose)
         return self._by_process[process]

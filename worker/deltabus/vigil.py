@@ -137,14 +137,17 @@ class Vigil:
         return True
 
     async def _beat(self) -> None:
-        """While nothing runs, once a lease is enough to see that Redis has lost this worker, or given its name away."""
+        """While nothing runs, once a lease is enough to see that Redis has lost this worker, or given its name away.
+
+        What RQ's tools know of a worker expires after its `worker_ttl`, however long the lease.
+        """
         due = time.monotonic()
         while True:
             if self._slots or time.monotonic() >= due:
                 try:
                     await self._beat_once()
                     self._outage.is_over_for("heartbeat")
-                    due = time.monotonic() + self._worker.settings.lease
+                    due = time.monotonic() + min(self._worker.settings.lease, self._worker.worker_ttl)
                 except (RedisError, OSError) as exc:
                     self._outage.meets("heartbeat", exc)
             await asyncio.sleep(self._worker.settings.heartbeat_interval)
