@@ -123,6 +123,8 @@ def test_threads_that_use_a_bus_for_the_first_time_at_once_use_the_same_connecti
             return make()
 
         bus._make = slowly
+        before = len(portal().closers)
         with ThreadPoolExecutor(2) as threads:
             first, second = threads.map(lambda _: bus._here(), range(2))
         assert first is second
+        assert len(portal().closers) == before + 1
