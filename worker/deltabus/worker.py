@@ -42,6 +42,7 @@ from deltabus.discovery import is_elsewhere
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.instruments import Instruments
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, JSONSerializer
+from deltabus.neighbour import lives_here
 from deltabus.outage import Outage
 from deltabus.queues import BusQueue
 from deltabus.registry import plugin_of
@@ -296,7 +297,7 @@ class AsyncWorker(BaseWorker):
                 end = pipeline.zscore(keys.workers(RQ_KEY_PREFIX), self.name)
                 seconds, microseconds = pipeline.time()  # at once, as it is watching
                 now = seconds + microseconds / 1_000_000
-                if end is None or (seen is not None and end != seen) or _lives_here(pipeline.hgetall(self.key)):
+                if end is None or (seen is not None and end != seen) or lives_here(pipeline.hgetall(self.key)):
                     return  # not one of ours, it has just renewed its lease, or it is only frozen
                 if end <= now:
                     pipeline.multi()
@@ -361,20 +362,6 @@ class AsyncWorker(BaseWorker):
 
     def _queue(self, job: BusJob) -> Queue:
         return self.queue_class(job.origin, connection=self.connection, job_class=BusJob, serializer=JSONSerializer)
-
-
-def _lives_here(worker: Any) -> bool:
-    """Whether the process that RQ's hash of a worker tells of is there, on this host, and is not this one."""
-    pid = int(worker.get(b"pid") or 0)
-    if pid in (0, os.getpid()) or worker.get(b"hostname") != socket.gethostname().encode():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _loop_factory() -> Any:
