@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from deltabus import rqdate
 
@@ -22,11 +22,11 @@ SLACK: Final = 1.0
 _START: Final = 19
 
 
-def lives_here(worker: Mapping[bytes, bytes]) -> bool:
+def lives_here(worker: Mapping[Any, Any]) -> bool:
     """Whether the process that registered this worker is there, on this host, and is not this one.
 
     Args:
-        worker: RQ's hash of it.
+        worker: RQ's hash of it, in bytes.
     """
     pid = int(worker.get(b"pid") or 0)
     if pid in {0, os.getpid()} or worker.get(b"hostname") != socket.gethostname().encode():
