@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from deltabus.errors import (
     BusError,
     BusUnavailable,
     ErrorInfo,
+    InvalidRequest,
     TaskCancelled,
     TaskFailed,
     TaskNotFound,
@@ -61,8 +63,12 @@ def test_waiting_for_a_result_has_an_end_when_asked_to(redis_url, run):
     async def main():
         async with bench(redis_url) as b:
             task = await b.bus.chat(messages="hi")
-            with pytest.raises(TimeoutError):
+            with pytest.raises(TimeoutError, match=rf"task {task.id} has not ended after 0\.05 s; it goes on"):
                 await task.result(timeout=0.05)
+            for wrong in (-1, math.nan, "5", True):
+                with pytest.raises(InvalidRequest, match="must be a number of seconds, 0 or more") as caught:
+                    await task.result(timeout=wrong)
+                assert caught.value.param == "timeout"
             assert (await task.status()).state == "queued"
 
     run(main())

@@ -16,7 +16,7 @@ import redis
 
 import deltabus
 from deltabus import AsyncBus, AsyncTask, Bus, Task
-from deltabus.errors import BusUnavailable, TaskCancelled, TaskNotFound
+from deltabus.errors import BusUnavailable, InvalidRequest, TaskCancelled, TaskNotFound
 from deltabus.events import Completed
 from deltabus.log import Log
 from deltabus.portal import portal
@@ -86,8 +86,10 @@ def test_everything_else_is_there_too(redis_url):
             other.result()
         with pytest.raises(TaskNotFound):
             bus.task("nobody").result()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=rf"task {many[0].id} has not ended after 0\.01 s"):
             many[0].result(timeout=0.01)
+        with pytest.raises(InvalidRequest, match="must be a number of seconds"):
+            many[0].result(timeout=-1)
 
 
 def test_an_iteration_that_is_left_early_listens_no_longer(redis_url):

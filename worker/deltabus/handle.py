@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from numbers import Real
 from typing import Any, Final
 
 import msgspec
@@ -105,17 +106,27 @@ class AsyncTask:
         Raises:
             TaskFailed, TaskCancelled: the task ended so.
             TimeoutError: it has not ended in time.
+            InvalidRequest: the timeout is no number of seconds.
         """
+        if timeout is not None and (not isinstance(timeout, Real) or isinstance(timeout, bool) or not timeout >= 0):
+            raise InvalidRequest(
+                "must be a number of seconds, 0 or more; without one, it is waited as long as it takes", param="timeout"
+            )
         follower = self._open().follower
-        async with asyncio.timeout(timeout):
-            # What has been streamed already is of no interest.
-            tail = await follower.tail(self.id)
-            after = before(position(tail[0].event.id)) if tail else None
-            async with aclosing(follower.follow(self.id, after)) as following:
-                async for seen in following:
-                    _raise_unless_completed(seen.event)
-                    if isinstance(seen.event, Completed):
-                        return seen.event.result
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                # What has been streamed already is of no interest.
+                tail = await follower.tail(self.id)
+                after = before(position(tail[0].event.id)) if tail else None
+                async with aclosing(follower.follow(self.id, after)) as following:
+                    async for seen in following:
+                        _raise_unless_completed(seen.event)
+                        if isinstance(seen.event, Completed):
+                            return seen.event.result
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"task {self.id} has not ended after {timeout:g} s; it goes on") from exc
         raise AssertionError("a follower ends after a terminal event")
 
     async def cancel(self, reason: str | None = None) -> bool:
