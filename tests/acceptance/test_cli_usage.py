@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -232,3 +232,21 @@ def test_the_line_on_an_odd_error_is_still_one_line() -> None:
     assert exits.explain(TaskExists("a\n  b")) == "a b"
     assert exits.explain(InvalidRequest("must be x", param="v")) == "v: must be x"
     assert exits.explain(RuntimeError("a bug")) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "--production", "--grace"),
+        ("result", "t1", "--timeout"),
+        ("stats", "--over"),
+        ("top", "--every"),
+    ],
+)
+def test_what_is_no_number_is_no_number_of_seconds(deltabus: Invoke, words: Sequence[str]) -> None:
+    assert "'nan' is not a number of seconds" in error(deltabus(*words, "nan"), exits.USAGE)
+
+
+def test_a_supervisor_is_not_told_to_fill_the_host_by_a_slip_of_the_finger(deltabus: Invoke) -> None:
+    told = error(deltabus("worker", "--processes", "100000000"), exits.USAGE)
+    assert "100000000 is not in the range 1<=x<=1024" in told

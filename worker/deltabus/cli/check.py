@@ -16,6 +16,7 @@ from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.providers import entries
 from deltabus.cli.queues import as_text, look
 from deltabus.cli.screens import Screen
+from deltabus.cli.seconds import Seconds
 from deltabus.cli.server import connect
 from deltabus.errors import BusUnavailable
 from deltabus.refusal import lacks_right
@@ -49,7 +50,7 @@ Exit code: 0 all is well, perhaps with warnings; 1 something is wrong; 2 the con
 @click.option("--production", is_flag=True, help="Look for what is unsafe or missing in production, too.")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     metavar="SECONDS",
     help="With --production: what passes from SIGTERM to SIGKILL where the workers run. Default: 30, as in Kubernetes.",
 )

@@ -8,6 +8,7 @@ import click
 
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.screens import HARMLESS, Screen
+from deltabus.cli.seconds import Seconds
 from deltabus.cli.server import connect
 
 HELP = """Say what waits, runs and fails at this moment: queues, workers with their slots and leases, the tasks that
@@ -28,7 +29,7 @@ through all that there is. `deltabus top` shows the same live.
 @click.command("stats", cls=Command, help=HELP)
 @click.option(
     "--over",
-    type=click.FloatRange(min=0.1, max=3600),
+    type=Seconds(min=0.1, max=3600),
     metavar="SECONDS",
     help="Look twice, so far apart, and tell the rates in between.",
 )

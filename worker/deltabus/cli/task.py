@@ -15,6 +15,7 @@ from deltabus.cli import complete, exits
 from deltabus.cli.following import follow, raise_if_lost, run
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.screens import Screen
+from deltabus.cli.seconds import Seconds
 from deltabus.cli.transcript import Transcript, answer
 from deltabus.errors import TaskCancelled, TaskFailed, TaskNotFound
 
@@ -202,9 +203,7 @@ class _Lines:
 
 @click.command("result", cls=Command, help=RESULT)
 @click.argument("task", metavar="ID", callback=_task_id, shell_complete=complete.tasks)
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait. Default: to the end."
-)
+@click.option("--timeout", type=Seconds(min=0), metavar="SECONDS", help="How long to wait. Default: to the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole object as one line of JSON.")
 @pass_session
 def result(session: Session, *, task: str, timeout: float | None, as_json: bool) -> int:

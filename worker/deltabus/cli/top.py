@@ -17,6 +17,7 @@ import click
 
 from deltabus.cli import exits
 from deltabus.cli.options import Command, Session, pass_session
+from deltabus.cli.seconds import Seconds
 from deltabus.cli.server import connect
 from deltabus.errors import BusUnavailable
 
@@ -46,7 +47,7 @@ WINDOW: Final = 4
 @click.command("top", cls=Command, help=HELP)
 @click.option(
     "--every",
-    type=click.FloatRange(min=0.2, max=60),
+    type=Seconds(min=0.2, max=60),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

@@ -20,6 +20,9 @@ from deltabus.settingrules import MAX_PORT
 if TYPE_CHECKING:
     from deltabus.settings import Settings
 
+#: Most processes under one supervisor, more than any host has cores for: what is above is a slip of the finger.
+MAX_PROCESSES: Final = 1024
+
 #: Variables that do not go with a URL that an option gives.
 _OF_ANOTHER_REDIS: Final = ("DELTABUS_REDIS_URL_FILE", "DELTABUS_REDIS_PASSWORD", "DELTABUS_REDIS_PASSWORD_FILE")
 
@@ -46,7 +49,9 @@ The same worker under RQ's own command line:
 @click.command("worker", cls=Command, help=HELP)
 @click.argument("queues", nargs=-1, shell_complete=complete.queues)
 @click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Tasks at once in each process.")
-@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Processes.")
+@click.option(
+    "--processes", type=click.IntRange(1, MAX_PROCESSES), default=1, show_default=True, metavar="N", help="Processes."
+)
 @click.option("--burst", is_flag=True, help="Leave when the queues are empty.")
 @click.option("--name", help="Name of the worker, as RQ shows it; of several processes, the first part of it.")
 @click.option("--max-jobs", type=click.IntRange(min=1), metavar="N", help="Leave after so many jobs, each process.")
