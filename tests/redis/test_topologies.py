@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket as socket_module
 import socketserver
 import sys
@@ -18,7 +19,7 @@ from certificates import Authority
 from processes import DELTABUS, Background, environ
 
 from deltabus import Bus, clients, connections, embedded
-from deltabus.cli import exits
+from deltabus.cli import exits, server
 from deltabus.embedded import EmbeddedRedis
 from deltabus.errors import BusUnavailable
 from deltabus.settings import Settings
@@ -141,6 +142,39 @@ def test_who_asks_a_server_as_if_it_were_a_sentinel_is_told(redis_url: str) -> N
     ):
         bus.chat(messages="hello")
     assert "mymaster" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis+sentinel://{where}/mymaster", "the server at {where} is no Sentinel"),
+        ("redis+cluster://{where}", "the server at {where} is no node of a Cluster"),
+        ("redis+sentinel://:wrong@{where}/mymaster?sentinel_password=wrong", "without any password"),
+    ],
+)
+def test_no_worker_waits_for_what_no_waiting_mends(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, url: str, told: str
+) -> None:
+    where = urlsplit(redis_url).netloc
+    settings = Settings(redis_url=url.format(where=where), rq_key_prefix="{rq}:")
+    monkeypatch.setattr("deltabus.cli.server.time.sleep", lambda _: pytest.fail("it waits"))
+    with pytest.raises(BusUnavailable, match=told.format(where=re.escape(where))) as caught:
+        server.wait_for(settings)
+    assert exits.code(caught.value) == exits.UNREACHABLE
+    assert "; it is there: " in (exits.explain(caught.value) or "")
+
+
+def test_where_one_of_several_may_still_come_it_is_waited_for(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waits(Exception):
+        pass
+
+    def sleep(_: float) -> None:
+        raise Waits
+
+    url = f"redis+sentinel://{urlsplit(redis_url).netloc},127.0.0.1:1/mymaster"
+    monkeypatch.setattr("deltabus.cli.server.time.sleep", sleep)
+    with pytest.raises(Waits):
+        server.wait_for(Settings(redis_url=url))
 
 
 def test_a_line_that_goes_dead_without_a_word_is_noticed_by_the_kernel(redis_url: str) -> None:

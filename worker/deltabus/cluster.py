@@ -86,6 +86,10 @@ class Cluster(Guides):
         return f"Cluster {', '.join(f'{host}:{port}' for host, port in self.nodes)}"
 
     @property
+    def title(self) -> str:
+        return "node of a Cluster"
+
+    @property
     def question(self) -> tuple[str, ...]:
         return "CLUSTER", "SLOTS"
 

@@ -20,7 +20,15 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import ClusterDownError, MovedError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    MovedError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 
 from deltabus.redisurl import Node
@@ -55,12 +63,26 @@ _LEFT: Final = re.compile(
     r"\b(READONLY|UNBLOCKED|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|MOVED)\b|a non local key in a cluster node"
 )
 
+#: What a server says to a question for Sentinels or for nodes of a Cluster that is neither.
+_STRANGER: Final = re.compile(r"unknown command|cluster support disabled", re.IGNORECASE)
+
+#: How one says that it does not let us in.
+_SHUT: Final = (AuthenticationError, NoPermissionError)
+
+
+class Misled(redis.ConnectionError):
+    """Whoever was to be asked is there, and is another, or does not let us in: no waiting mends that."""
+
 
 def is_elsewhere(error: BaseException) -> bool:
     """Whether a server says that it is no master, or none that others follow: the next connection may lead to one."""
     return isinstance(error, ReadOnlyError | ClusterDownError | MovedError) or (
         isinstance(error, ResponseError) and _LEFT.search(str(error)) is not None
     )
+
+
+def _is_stranger(error: Exception | None) -> bool:
+    return isinstance(error, ResponseError) and _STRANGER.search(str(error)) is not None
 
 
 @dataclass
@@ -83,10 +105,11 @@ class Guides(ABC):
             patience: seconds that one of them may take to be reached, and to answer, if less than `PATIENCE`.
 
         Raises:
+            Misled: none of them is what it should be.
             redis.ConnectionError: nobody knows.
         """
         kind = redis.SSLConnection if self.tls else redis.Connection
-        reasons = []
+        failures: list[tuple[Node, Exception | None]] = []
         for node in self.nodes:
             connection = kind(**self._to(node, patience), retry=Retry(NoBackoff(), 0))
             try:
@@ -94,17 +117,17 @@ class Guides(ABC):
                 connection.send_command(*self.question)  # type: ignore[no-untyped-call]
                 if (answer := self.read(connection.read_response(), node)) is not None:
                     return answer
-                reasons.append(self.ignorant(node))
+                failures.append((node, None))
             except (RedisError, OSError) as exc:
-                reasons.append(str(exc))
+                failures.append((node, exc))
             finally:
                 connection.disconnect()  # type: ignore[no-untyped-call]
-        raise redis.ConnectionError(self.lost(reasons))
+        raise self._lost(failures)
 
     async def afind(self, patience: float | None) -> Node:
         """As `find`."""
         kind = redis.asyncio.SSLConnection if self.tls else redis.asyncio.Connection
-        reasons = []
+        failures: list[tuple[Node, Exception | None]] = []
         for node in self.nodes:
             connection = kind(**self._to(node, patience), retry=AsyncRetry(NoBackoff(), 0))
             try:
@@ -113,12 +136,25 @@ class Guides(ABC):
                     await connection.send_command(*self.question)
                     if (answer := self.read(await connection.read_response(), node)) is not None:
                         return answer
-                reasons.append(self.ignorant(node))
+                failures.append((node, None))
             except (RedisError, OSError) as exc:
-                reasons.append(str(exc) or f"{node[0]}:{node[1]} does not answer")
+                failures.append((node, exc))
             finally:
                 await connection.disconnect(nowait=True)
-        raise redis.ConnectionError(self.lost(reasons))
+        raise self._lost(failures)
+
+    def _lost(self, failures: Sequence[tuple[Node, Exception | None]]) -> redis.ConnectionError:
+        """The error, by what each node has answered; None: that it does not know."""
+        reasons = []
+        for (host, port), error in failures:
+            if error is None:
+                reasons.append(self.ignorant((host, port)))
+            elif _is_stranger(error):
+                reasons.append(f"the server at {host}:{port} is no {self.title}")
+            else:
+                reasons.append(str(error) or f"{host}:{port} does not answer")
+        final = all(_is_stranger(error) or isinstance(error, _SHUT) for _, error in failures)
+        return (Misled if final else redis.ConnectionError)(self.lost(reasons))
 
     def _to(self, node: Node, patience: float | None) -> dict[str, Any]:
         host, port = node
@@ -129,6 +165,11 @@ class Guides(ABC):
         """Ask this one first the next time: others may be dead."""
         if self.nodes[0] != node:
             self.nodes = (node, *(other for other in self.nodes if other != node))
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What they are, as they are called."""
 
     @property
     @abstractmethod
@@ -160,6 +201,10 @@ class Sentinels(Guides):
 
     def __str__(self) -> str:
         return f"{self.service} (Sentinels {', '.join(f'{host}:{port}' for host, port in self.nodes)})"
+
+    @property
+    def title(self) -> str:
+        return "Sentinel"
 
     @property
     def question(self) -> tuple[str, ...]:

@@ -39,6 +39,10 @@ _WAYS: Final = (
         r"at rediss(\+\w+)?://.*(Timeout connecting|timed out|SSL|handshake|EOF)",
         "see whether this port speaks TLS, and whose certificate it shows",
     ),
+    (
+        r"is no (Sentinel|node of a Cluster)",
+        "it is there: choose the URL's kind by what it is, and redis:// for a server that stands alone",
+    ),
     (r"", "start one with `deltabus dev`, or name yours with --redis URL"),
 )
 

@@ -59,12 +59,15 @@ def wait_for(
         waiting: a block to be in meanwhile. It is entered only where there is something to wait for.
 
     Raises:
-        BusUnavailable: the server is there, and does not let us in: that is mended by no waiting.
+        BusUnavailable: the server is there, and does not let us in, or is none of the kind that the URL says: that is
+            mended by no waiting.
     """
     from redis import exceptions
 
+    from deltabus.discovery import Misled
     from deltabus.outage import Outage
 
+    final = (exceptions.AuthenticationError, exceptions.AuthorizationError, Misled)
     outage = Outage(settings.redis_address)
     pause, longest = BACKOFF
     with contextlib.ExitStack() as stack:
@@ -74,7 +77,7 @@ def wait_for(
             except BusUnavailable as exc:
                 cause = exc.__cause__
                 away = isinstance(cause, exceptions.ConnectionError | exceptions.TimeoutError)
-                if not away or isinstance(cause, exceptions.AuthenticationError | exceptions.AuthorizationError):
+                if not away or isinstance(cause, final):
                     raise
                 if pause == BACKOFF[0]:
                     stack.enter_context(waiting())
