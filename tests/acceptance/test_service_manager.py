@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import DELTABUS, PATIENCE, Background, environ
+from processes import DELTABUS, PATIENCE, Background, environ, free_port
 
 from deltabus.servicemanager import ServiceManager
 
@@ -49,6 +49,19 @@ def test_a_supervisor_says_that_it_is_there_and_its_processes_say_nothing(
     systemd.setblocking(False)
     with pytest.raises(BlockingIOError):
         systemd.recv(4096)
+
+
+@pytest.mark.parametrize("options", [(), ("--processes", "2")], ids=["alone", "supervised"])
+def test_a_start_that_waits_for_redis_is_given_more_time_again_and_again(
+    systemd: socket.socket, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    where = f"redis://127.0.0.1:{free_port()}"
+    words = [*DELTABUS, "worker", *options]
+    variables = environ(where, NOTIFY_SOCKET=str(tmp_path / "notify"))
+    with Background(words, folder=tmp_path, environ=variables):
+        for _ in range(2):
+            told = systemd.recv(4096).decode()
+            assert told.startswith("EXTEND_TIMEOUT_USEC=120000000\nSTATUS=waits for Redis at redis://127.0.0.1:")
 
 
 @pytest.mark.parametrize("variables", [{}, {"NOTIFY_SOCKET": "/nowhere/at/all"}, {"NOTIFY_SOCKET": "vsock:2:1"}])

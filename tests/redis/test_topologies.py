@@ -22,6 +22,7 @@ from deltabus import Bus, clients, connections, embedded
 from deltabus.cli import exits, server
 from deltabus.embedded import EmbeddedRedis
 from deltabus.errors import BusUnavailable
+from deltabus.servicemanager import ServiceManager
 from deltabus.settings import Settings
 
 PASSWORD = "p@ss/w:rd %41"
@@ -159,7 +160,7 @@ def test_no_worker_waits_for_what_no_waiting_mends(
     settings = Settings(redis_url=url.format(where=where), rq_key_prefix="{rq}:")
     monkeypatch.setattr("deltabus.cli.server.time.sleep", lambda _: pytest.fail("it waits"))
     with pytest.raises(BusUnavailable, match=told.format(where=re.escape(where))) as caught:
-        server.wait_for(settings)
+        server.wait_for(settings, ServiceManager({}))
     assert exits.code(caught.value) == exits.UNREACHABLE
     assert "; it is there: " in (exits.explain(caught.value) or "")
 
@@ -174,7 +175,7 @@ def test_where_one_of_several_may_still_come_it_is_waited_for(redis_url: str, mo
     url = f"redis+sentinel://{urlsplit(redis_url).netloc},127.0.0.1:1/mymaster"
     monkeypatch.setattr("deltabus.cli.server.time.sleep", sleep)
     with pytest.raises(Waits):
-        server.wait_for(Settings(redis_url=url))
+        server.wait_for(Settings(redis_url=url), ServiceManager({}))
 
 
 def test_a_line_that_goes_dead_without_a_word_is_noticed_by_the_kernel(redis_url: str) -> None:

@@ -1,6 +1,6 @@
-"""What a service manager is told: ready, still alive, stopping. The protocol is systemd's, sd_notify(3).
+"""What a service manager is told: still starting, ready, still alive, stopping.
 
-A datagram to the socket that $NOTIFY_SOCKET names. The sign of life is given by the event loop itself: a loop that
+The protocol is systemd's, sd_notify(3): a datagram to the socket that $NOTIFY_SOCKET names. The sign of life is given by the event loop itself: a loop that
 hangs gives none, and the manager restarts the process (`WatchdogSec=`). Nothing here fails: a worker
 that cannot say how it is works all the same.
 """
@@ -15,6 +15,10 @@ from collections.abc import Iterator, Mapping
 
 #: Signs of life in the time after which the manager gives up, so that one may be late.
 SIGNS: float = 3.0
+
+#: Seconds more that a start may take from each time on that it is told to last: more than a try to reach Redis takes,
+#: and than a lease lasts, which a worker waits for to end where its name was that of one that was killed.
+EXTENSION: float = 120.0
 
 
 class ServiceManager:
@@ -35,6 +39,10 @@ class ServiceManager:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
             line.setblocking(False)
             line.sendto(state.encode(), self._address)
+
+    def starting(self, status: str) -> None:
+        """It takes longer to start, which is no reason to start it anew (`TimeoutStartSec=`). Called again and again."""
+        self.tell(f"EXTEND_TIMEOUT_USEC={int(EXTENSION * 1e6)}\nSTATUS={status}")
 
     @contextlib.contextmanager
     def on_duty(self, status: str) -> Iterator[None]:

@@ -14,6 +14,8 @@ from deltabus.settings import Settings
 if TYPE_CHECKING:
     from redis import Redis
 
+    from deltabus.servicemanager import ServiceManager
+
 
 #: First and longest pause, in seconds, between two tries of a worker to reach Redis.
 BACKOFF: Final = (0.1, 2.0)
@@ -51,11 +53,14 @@ def connect(settings: Settings) -> Redis:
 
 
 def wait_for(
-    settings: Settings, waiting: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+    settings: Settings,
+    manager: ServiceManager,
+    waiting: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Redis:
     """As `connect`, for what an orchestrator starts: a Redis that is away is waited for, and that is said.
 
     Args:
+        manager: is told, at each try, that the start takes longer.
         waiting: a block to be in meanwhile. It is entered only where there is something to wait for.
 
     Raises:
@@ -82,6 +87,7 @@ def wait_for(
                 if pause == BACKOFF[0]:
                     stack.enter_context(waiting())
                 outage.meets("start", cause)
+                manager.starting(f"waits for Redis at {settings.redis_address}")
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
             else:

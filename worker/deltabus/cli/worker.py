@@ -137,14 +137,14 @@ def _work(
 
     with blocking(settings.redis_url, home=settings.rq_key_prefix) as connection:
         shared = None if board is None else Board(board)
+        manager = ServiceManager({} if supervised else os.environ)
         if burst:
             connect(settings).close()
         else:
-            wait_for(settings, lambda: Instruments(shared).waiting(settings, connection)).close()
+            wait_for(settings, manager, lambda: Instruments(shared).waiting(settings, connection)).close()
         worker = AsyncWorker(settings.queues, name=name, connection=connection, settings=settings, board=shared)
-        if not supervised:
-            worker.manager = ServiceManager(os.environ)
-        else:
+        worker.manager = manager
+        if supervised:
             from deltabus.supervisor import PROCESS_ECHO
 
             worker.signal_echo = PROCESS_ECHO
@@ -179,9 +179,9 @@ def _supervise(
             # Before Redis is waited for: whoever does not answer is restarted, which mends nothing.
             connection = stack.enter_context(blocking(settings.redis_url, home=settings.rq_key_prefix))
             stack.enter_context(serve(roster, settings, connection, settings.queues))
-        (connect if burst else wait_for)(settings).close()
         # Started is all that it says: a process that dies is replaced, and /readyz tells how all of them are.
         manager = ServiceManager({**os.environ, "WATCHDOG_USEC": ""})
+        (connect(settings) if burst else wait_for(settings, manager)).close()
         manager.tell(f"READY=1\nSTATUS=supervises {processes} processes")
         return Supervisor(
             words, processes, environ=environ, burst=burst, drain_timeout=settings.drain_timeout, roster=roster
