@@ -1,8 +1,8 @@
 """What a service manager is told: still starting, ready, still alive, stopping.
 
-The protocol is systemd's, sd_notify(3): a datagram to the socket that $NOTIFY_SOCKET names. The sign of life is given by the event loop itself: a loop that
-hangs gives none, and the manager restarts the process (`WatchdogSec=`). Nothing here fails: a worker
-that cannot say how it is works all the same.
+The protocol is systemd's, sd_notify(3): a datagram to the socket that $NOTIFY_SOCKET names. The sign of life is given
+by the event loop itself: a loop that hangs gives none, and the manager restarts the process (`WatchdogSec=`). Nothing
+here fails: a worker that cannot say how it is works all the same.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ServiceManager:
             line.sendto(state.encode(), self._address)
 
     def starting(self, status: str) -> None:
-        """It takes longer to start, which is no reason to start it anew (`TimeoutStartSec=`). Called again and again."""
+        """It takes longer to start, which is no reason to start it anew (`TimeoutStartSec=`). Said again and again."""
         self.tell(f"EXTEND_TIMEOUT_USEC={int(EXTENSION * 1e6)}\nSTATUS={status}")
 
     @contextlib.contextmanager
