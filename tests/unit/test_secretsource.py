@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,50 @@ def test_a_command_that_hangs_is_given_up(load, monkeypatch):
     problem = provider(load(f"[providers.acme]\napi_key = {{command = {words}}}")).problem
     assert problem is not None
     assert problem.endswith("was not done after 0.2 s; it gets no input")
+
+
+def test_a_pipe_into_which_nobody_writes_or_that_nobody_ends_is_given_up(load, tmp_path, monkeypatch):
+    monkeypatch.setattr("deltabus.secretsource.COMMAND_TIMEOUT", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    text = '[providers.acme]\napi_key = {file = "pipe"}'
+    told = f"{tmp_path}/pipe is a pipe, and nobody wrote a secret into it within 0.2 s"
+    problem = provider(load(text)).problem
+    assert problem is not None
+    assert problem.endswith(told)
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)
+    os.write(writer, SECRET.encode())
+    problem = provider(load(text)).problem
+    os.close(writer)
+    assert problem is not None
+    assert problem.endswith(told)
+    assert SECRET not in problem
+
+
+def test_a_pipe_gives_what_is_written_into_it_also_in_pieces_and_late(load, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    def write() -> None:
+        with (tmp_path / "pipe").open("wb", buffering=0) as pipe:  # once it is read
+            pipe.write(SECRET[:5].encode())
+            pipe.write(SECRET[5:].encode() + b"\n")
+
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(write)
+        assert provider(load('[providers.acme]\napi_key = {file = "pipe"}')).options == {"api_key": SECRET}
+        writing.result()
+
+
+def test_a_shells_process_substitution_and_links_as_in_kubernetes_are_files_too(load, tmp_path):
+    reading, writing = os.pipe()
+    os.write(writing, SECRET.encode() + b"\n")
+    os.close(writing)
+    text = '[providers.acme]\napi_key = {{file = "{}"}}'
+    assert provider(load(text.format(f"/dev/fd/{reading}"))).options == {"api_key": SECRET}
+    os.close(reading)
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "key").write_text(SECRET)
+    (tmp_path / "key").symlink_to("..data/key")
+    assert provider(load(text.format("key"))).options == {"api_key": SECRET}
 
 
 def test_no_error_holds_what_was_read_in_its_chain(load, tmp_path):

@@ -10,6 +10,9 @@ the value in it, nor what a command printed, on standard output or on standard e
 
 from __future__ import annotations
 
+import os
+import select
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +31,7 @@ _TABLES: Final = ("headers", "query")
 #: Tables that are sent as they are.
 _SENT: Final = ("params", "force_params")
 
-#: Seconds that a command may take.
+#: Seconds that a command may take, or whoever writes into a pipe.
 COMMAND_TIMEOUT: Final = 30.0
 
 #: Largest secret, in bytes. Whoever names a log or a device by mistake hears of it at once.
@@ -112,15 +115,18 @@ class SecretSource:
         """The content of a file, without the line end that editors add.
 
         Raises:
-            ConfigError: it cannot be read, is no text, is empty or too large.
+            ConfigError: it cannot be read, is no text, is empty or too large, or a pipe into which nobody writes.
         """
         expanded, _, problems = configfile.expand(name, self.variables)
         if problems:
             raise ConfigError(problems[0])
         try:
             path = self.folder / Path(expanded).expanduser()
-            with path.open("rb") as file:
-                content = file.read(LARGEST + 1)
+            if path.is_fifo():
+                content = _drained(path)
+            else:
+                with path.open("rb") as file:
+                    content = file.read(LARGEST + 1)
         except (RuntimeError, ValueError) as exc:  # the home of nobody, a NUL
             raise ConfigError(f"{expanded!r} is not the path of a file") from exc
         except PermissionError as exc:
@@ -172,3 +178,26 @@ class SecretSource:
         if not configfile.is_text(text):
             raise ConfigError(f"{what}: not UTF-8 text")
         return text
+
+
+def _drained(path: Path) -> bytes:
+    """What somebody writes into a pipe that has a name, such as a shell's `<(…)`. To open one waits for the writer.
+
+    Raises:
+        ConfigError: it has not ended after `COMMAND_TIMEOUT` seconds.
+    """
+    content = b""
+    end = time.monotonic() + COMMAND_TIMEOUT
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
+        waiting = select.poll()
+        waiting.register(pipe, select.POLLIN)
+        while len(content) <= LARGEST:
+            if not waiting.poll(max(end - time.monotonic(), 0) * 1000):
+                raise ConfigError(
+                    f"{path} is a pipe, and nobody has written a secret into it within {COMMAND_TIMEOUT:g} s"
+                )
+            piece = pipe.read(LARGEST + 1 - len(content))
+            if not piece:
+                break
+            content += piece
+    return content
