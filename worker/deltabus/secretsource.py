@@ -193,9 +193,7 @@ def _drained(path: Path) -> bytes:
         waiting.register(pipe, select.POLLIN)
         while len(content) <= LARGEST:
             if not waiting.poll(max(end - time.monotonic(), 0) * 1000):
-                raise ConfigError(
-                    f"{path} is a pipe, and nobody has written a secret into it within {COMMAND_TIMEOUT:g} s"
-                )
+                raise ConfigError(f"{path} is a pipe, and nobody wrote a secret into it within {COMMAND_TIMEOUT:g} s")
             piece = pipe.read(LARGEST + 1 - len(content))
             if not piece:
                 break
