@@ -285,7 +285,15 @@ class _Async(_Routing, AsyncFinding):
             if line is self:
                 await super().send_packed_command([b"".join(batch)], check_health)  # type: ignore[misc] # as before
             else:
-                await line.send_packed_command([b"".join(batch)], check_health=False)
+                await self._send_down(line, batch)
+
+    async def _send_down(self, line: Any, batch: list[bytes]) -> None:
+        """To another node. A line that is let go of while it connects would stay open, and nobody would know it."""
+        try:
+            await line.send_packed_command([b"".join(batch)], check_health=False)
+        finally:
+            if line not in self._lines.values():
+                await line.disconnect(nowait=True)
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         replies = []
