@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -10,6 +11,12 @@ import pytest
 import redis
 
 from deltabus.embedded import EmbeddedRedis
+
+# Whoever starts the tests may have these ignored (nohup, a shell's &), and the processes that tests start would
+# inherit that: they could not be told to leave.
+for _ignored in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_ignored) is signal.SIG_IGN:
+        signal.signal(_ignored, signal.default_int_handler if _ignored == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
