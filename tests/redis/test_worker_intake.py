@@ -306,6 +306,28 @@ def test_what_is_given_back_goes_into_the_queue_once_at_the_most(site, meanwhile
     assert not site.redis.exists("rq:queue:chat:intermediate")
 
 
+def test_giving_jobs_back_holds_no_connection_when_it_is_cancelled_while_redis_is_silent(site):
+    for _ in range(2):
+        site.enqueue()
+
+    async def story() -> None:
+        async with redis.asyncio.Redis.from_url(site.url) as client:
+            intake = site.intake(client)
+            taken = await intake.take(2)
+            await client.ping()  # a connection
+            site.redis.client_pause(500)  # milliseconds
+            giving = asyncio.create_task(intake.give_back(taken))
+            for _ in range(100):  # turns of the loop, until it has nothing to do but wait
+                await asyncio.sleep(0)
+            giving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await giving
+            assert not client.connection_pool._in_use_connections
+            await intake.aclose()
+
+    asyncio.run(story())
+
+
 def test_what_a_call_without_an_answer_has_started_comes_with_the_next_answer(site, monkeypatch):
     jobs = [site.enqueue() for _ in range(3)]
     site.redis.hset(jobs[1].key, OPEN_FIELD, "an earlier run of this round")

@@ -156,11 +156,11 @@ class Intake:
 
         One that others have put back in the meantime stays where it is: it may have been run already.
         """
-        pipeline = self._redis.pipeline(transaction=True)
-        for job in reversed(taken):
-            names = [self._intermediate(job.queue), self._keys[job.queue], self._first_seen(job)]
-            await self._put_back(keys=names, args=[_bytes(job.id)], client=pipeline)
-        await pipeline.execute()
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            for job in reversed(taken):
+                names = [self._intermediate(job.queue), self._keys[job.queue], self._first_seen(job)]
+                await self._put_back(keys=names, args=[_bytes(job.id)], client=pipeline)
+            await pipeline.execute()
 
     async def aclose(self) -> None:
         """Close its connections."""

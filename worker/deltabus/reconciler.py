@@ -222,10 +222,11 @@ class Reconciler:
     async def _unsettled(self, jobs: Sequence[_Glimpse]) -> list[_Glimpse]:
         """Those that RQ has ended, and their logs have not."""
         doubtful = [job for job in jobs if job.status in _ENDED and not self._was_looked_at(job)]
-        pipeline = self._redis.pipeline(transaction=False)
-        for job in doubtful:
-            await self._look(keys=[keys.log(job.task)], client=pipeline)
-        states = await pipeline.execute() if doubtful else []
+        # A pipeline with scripts keeps its connection where it is cancelled while it loads them.
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for job in doubtful:
+                await self._look(keys=[keys.log(job.task)], client=pipeline)
+            states = await pipeline.execute() if doubtful else []
         return [
             job
             for job, state in zip(doubtful, states, strict=True)
@@ -283,12 +284,12 @@ class Reconciler:
         """Tasks among these whose logs are open and not renewed any more, and whose jobs are not there."""
         before, after = keys.log("*").split("*")
         tasks = [task for key in logs if keys.TASK_ID.fullmatch(task := key[len(before) : -len(after)])]
-        pipeline = self._redis.pipeline(transaction=False)
-        for task in tasks:
-            pipeline.exists(Job.key_for(task))
-            pipeline.ttl(keys.log(task))
-            await self._look(keys=[keys.log(task)], client=pipeline)
-        found = await pipeline.execute() if tasks else []
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for task in tasks:
+                pipeline.exists(Job.key_for(task))
+                pipeline.ttl(keys.log(task))
+                await self._look(keys=[keys.log(task)], client=pipeline)
+            found = await pipeline.execute() if tasks else []
         idle = RUNNING_TTL - ROUND_LEASES * self._lease
         looks = zip(tasks, found[::3], found[1::3], found[2::3], strict=True)
         return [task for task, exists, ttl, state in looks if not exists and state == b"open" and 0 <= ttl < idle]
