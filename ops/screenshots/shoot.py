@@ -13,7 +13,7 @@ from rich.terminal_theme import TerminalTheme
 
 from deltabus.cli.server import connect
 from deltabus.cli.top import View
-from deltabus.overview import look
+from deltabus.look import look
 from deltabus.settings import Settings
 from screenshots.load import loaded
 

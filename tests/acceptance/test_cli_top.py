@@ -125,6 +125,7 @@ def test_stats_are_tables_or_one_object(redis_url: str, busy: Bus, tmp_path: Pat
     assert found["rates"]["completed"] == 0
     found = json.loads(deltabus("stats", "--json", folder=tmp_path, environ=environ(redis_url)).stdout)
     assert found["rates"] is None
+    assert [found[f"more_{what}"] for what in ("queues", "workers", "tasks", "failures")] == [0, 0, 0, 0]
 
 
 def test_stats_say_that_redis_is_away(tmp_path: Path) -> None:

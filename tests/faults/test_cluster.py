@@ -21,7 +21,7 @@ from deltabus import Bus, Cancelled, Completed, Delta, Task, TaskFailed, clients
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis
 from deltabus.events import AnyEvent
-from deltabus.overview import look
+from deltabus.look import look
 from deltabus.settings import Settings
 from deltabus.testing import check_events
 

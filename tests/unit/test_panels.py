@@ -13,7 +13,13 @@ from deltabus.cli.panels import bar, screen, sections, shares, span, spark, summ
 from deltabus.overview import FailureView, Overview, QueueView, ServerView, TaskView, WorkerView, rates
 
 SERVER = ServerView(
-    version="7.2.4", used_memory=13 * 1024**2, max_memory=0, clients=9, commands_per_second=1234, published=1000
+    version="7.2.4",
+    used_memory=13 * 1024**2,
+    max_memory=0,
+    clients=9,
+    commands_per_second=1234,
+    published=1000,
+    role="master",
 )
 
 

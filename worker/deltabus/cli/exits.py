@@ -27,7 +27,12 @@ PIPE: Final = 141
 #: What to do about it, by the words of Redis 6.2 to 7.4, redis-py and `discovery`; where none is there, nobody answers.
 _WAYS: Final = (
     (
-        r"loading the dataset|maxmemory|read only replica|READONLY|OOM|MISCONF|MASTERDOWN|NOREPLICAS|not the server to",
+        r"busy running a script|UNKILLABLE",
+        "it is there: wait for the script to end, or end one that writes nothing with `redis-cli script kill`",
+    ),
+    (
+        r"loading the dataset|maxmemory|read only replica|READONLY|OOM|MISCONF|MASTERDOWN|Link with MASTER|NOREPLICAS|"
+        r"not the server to|CLUSTERDOWN|cluster is down|TRYAGAIN",
         "it is there: try again, or see what ails it with `deltabus check`",
     ),
     (

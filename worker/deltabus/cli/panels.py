@@ -46,19 +46,19 @@ class Section(NamedTuple):
 
 def summary(now: Overview, between: Rates | None) -> list[str]:
     """The bus in a few words."""
-    server = now.server
-    memory = _bytes(server.used_memory) + (f" of {_bytes(server.max_memory)}" if server.max_memory else "")
-    parts = [
-        f"{now.waiting:,} waiting",
-        f"{now.running:,} running",
-        f"{now.dead:,} failed",
-        f"Redis {server.version}: {memory}, {server.clients:,} clients, {server.commands_per_second:,} commands/s",
-    ]
+    parts = [f"{now.waiting:,} waiting", f"{now.running:,} running", f"{now.dead:,} failed"]
+    if now.more_queues:
+        parts.append(f"(without {now.more_queues:,} more queues)")
     if now.suspended:
         parts.insert(0, "SUSPENDED (`rq resume`)")
     if between is not None:
-        done = f"{between.completed:,.1f} completed/s, {between.failed:,.1f} failed/s"
-        parts.insert(-1, f"{between.events:,.0f} events/s, {done}")
+        done = [f"{between.completed:,.1f} completed/s", f"{between.failed:,.1f} failed/s"]
+        parts.append(", ".join(done if between.events is None else [f"{between.events:,.0f} events/s", *done]))
+    if (server := now.server) is not None:
+        memory = _bytes(server.used_memory) + (f" of {_bytes(server.max_memory)}" if server.max_memory else "")
+        role = "" if server.role == "master" else f", a {server.role}"
+        load = f"{server.clients:,} clients, {server.commands_per_second:,} commands/s"
+        parts.append(f"Redis {server.version}{role}: {memory}, {load}")
     return parts
 
 
@@ -80,7 +80,7 @@ def sections(now: Overview, between: Rates | None) -> list[Section]:
         ),
     ]
     if now.tasks:
-        title = _title("running, the longest first", len(now.tasks), max(0, now.running - len(now.tasks)))
+        title = _title("running, the longest first", len(now.tasks), now.more_tasks)
         columns = ("task", "queue", "function", ">for", ">events", ">events/s", ">retries", "worker")
         found.append(Section(title, columns, [_task(task, per_task.get(task.id)) for task in now.tasks]))
     if now.failures:
@@ -88,7 +88,7 @@ def sections(now: Overview, between: Rates | None) -> list[Section]:
             [f"{span(one.age)} ago", one.id, one.queue, (one.code or "?", "red"), one.provider or ""]
             for one in now.failures
         ]
-        title = _title("failed, the newest first", len(rows), max(0, now.dead - len(rows)))
+        title = _title("failed, the newest first", len(rows), now.more_failures)
         found.append(Section(title, ("when", "task", "queue", "code", "provider"), rows))
     return [section._replace(rows=[[_harmless(cell) for cell in row] for row in section.rows]) for section in found]
 
@@ -145,14 +145,14 @@ def shares(wanted: Sequence[int], room: int) -> list[int]:
 
 
 def span(seconds: float) -> str:
-    """A time in two or three characters: 0.4s, 12s, 3m, 5h, 2d."""
+    """A time in a few characters: 0.4s, 12s, 3m, 5h, 2d."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     for unit, size in (("s", 120), ("m", 120), ("h", 48)):
         if seconds < size:
             return f"{seconds:.0f}{unit}"
         seconds /= 60 if unit != "h" else 24
-    return f"{seconds:.0f}d"
+    return f"{seconds:.0f}d" if seconds < 1000 else "999d+"
 
 
 def spark(values: Sequence[float]) -> str:
@@ -188,9 +188,11 @@ def _rates(between: Rates | None, history: Sequence[Rates], width: int) -> Rende
     each = max(5, min(HISTORY, (width - 60) // 3))
     for name, style in (("events", "green"), ("completed", "cyan"), ("failed", "red")):
         value = getattr(between, name)
+        if value is None:
+            continue
         line.append(f"{value:,.0f} " if value >= 100 else f"{value:,.1f} ", f"bold {style}")
         line.append(f"{name}/s ")
-        line.append(spark([getattr(rates, name) for rates in history[-each:]]) + "   ", style)
+        line.append(spark([getattr(rates, name) or 0.0 for rates in history[-each:]]) + "   ", style)
     return line
 
 

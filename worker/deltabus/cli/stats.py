@@ -21,7 +21,7 @@ Examples:
   deltabus stats --json | jq '.queues[] | {name, waiting, oldest}'
   deltabus stats --json | jq -e '.workers | length > 0'
 
-It takes three round trips, and some ten commands for each queue and two for each worker, none of which walks
+It takes five round trips, and some five commands for each queue and two for each worker, none of which walks
 through all that there is. `deltabus top` shows the same live.
 """
 
@@ -36,7 +36,8 @@ through all that there is. `deltabus top` shows the same live.
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 @pass_session
 def stats(session: Session, *, over: float | None, as_json: bool) -> None:
-    from deltabus.overview import look, rates
+    from deltabus.look import look
+    from deltabus.overview import rates
 
     settings = session.settings
     screen = Screen()
@@ -50,8 +51,8 @@ def stats(session: Session, *, over: float | None, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        totals = {"waiting": now.waiting, "running": now.running, "dead": now.dead}
-        screen.json({**msgspec.to_builtins(now), **totals, "rates": between})
+        sums = ("waiting", "running", "dead", "more_tasks", "more_failures")
+        screen.json({**msgspec.to_builtins(now), **{name: getattr(now, name) for name in sums}, "rates": between})
         return
     from deltabus.cli.panels import sections, summary
 

@@ -34,7 +34,7 @@ Examples:
   deltabus top
   deltabus top --every 5
 
-Each look takes three round trips, and some ten commands for each queue and two for each worker, none of which walks
+Each look takes five round trips, and some five commands for each queue and two for each worker, none of which walks
 through all that there is: at the very most, on a large bus, 3 ms of a server's time. It reads only, with the rights
 of ops/acl/operator.acl.
 Without a terminal, there is `deltabus stats`.
@@ -70,7 +70,7 @@ def show(session: Session, console: Console, every: float) -> None:
     """Draw until q or Ctrl+C is pressed."""
     from rich.live import Live
 
-    from deltabus.overview import look
+    from deltabus.look import look
 
     settings = session.settings
     view = View(settings.redis_address)
