@@ -31,8 +31,10 @@ _WAYS: Final = (
         "it is there: wait for the script to end, or end one that writes nothing with `redis-cli script kill`",
     ),
     (
-        r"loading the dataset|maxmemory|read only replica|READONLY|OOM|MISCONF|MASTERDOWN|Link with MASTER|NOREPLICAS|"
-        r"not the server to|CLUSTERDOWN|cluster is down|TRYAGAIN",
+        (
+            r"loading the dataset|maxmemory|read only replica|READONLY|OOM|MISCONF|MASTERDOWN|Link with MASTER|"
+            r"NOREPLICAS|CLUSTERDOWN|cluster is down|TRYAGAIN|not the server to"
+        ),
         "it is there: try again, or see what ails it with `deltabus check`",
     ),
     (
