@@ -18,7 +18,7 @@ from deltabus.cli import exits, main
 COMMANDS = [
     *("demo", "dev", "worker", "chat"),
     *("file", "embeddings", "models", "speech", "transcription", "images"),
-    *("enqueue", "watch", "result", "cancel", "dead", "stats", "top", "providers", "check", "completion"),
+    *("enqueue", "watch", "result", "cancel", "dead", "stats", "top", "providers", "redis", "check", "completion"),
 ]
 
 #: A port of the reserved range on which nothing listens.

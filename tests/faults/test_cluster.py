@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 from faults import FAST, attempts
-from processes import DELTABUS, PATIENCE, Background, environ
+from processes import DELTABUS, PATIENCE, Background, deltabus, environ
 
 from chaos.nodes import Nodes, ask
 from deltabus import Bus, Cancelled, Completed, Delta, Task, TaskFailed, clients, keys
@@ -168,6 +169,24 @@ def test_the_command_lines_work(site: Site, tmp_path: Path) -> None:
         run(*DELTABUS, "check", code=exits.DONE)
 
 
+def asked(site: Site, folder: Path, *words: str) -> str:
+    done = deltabus("redis", *words, folder=folder, environ=site.environ)
+    assert done.returncode == exits.DONE, done.stderr
+    return done.stdout.decode()
+
+
+def test_each_key_is_asked_of_the_node_that_owns_it(site: Site, tmp_path: Path) -> None:
+    """Wherever its name stands in the command."""
+    for number in range(9):
+        log = keys.log(f"t{number}")
+        assert asked(site, tmp_path, "XADD", log, "1-0", "event", "{}") == "1-0\n"
+        assert asked(site, tmp_path, "OBJECT", "ENCODING", log) == "stream\n"
+    assert len(asked(site, tmp_path, "--scan", "deltabus:{t?}:log").split()) == 9
+    assert asked(site, tmp_path, "--each", "PING").count("PONG\n# 127.0.0.1:") == 2
+    assert re.search("log +9 ", asked(site, tmp_path, "--memory"))
+    assert asked(site, tmp_path, "EXISTS", "{rq}:suspended") == "0\n"
+
+
 def test_streams_go_on_while_a_node_restarts(site: Site) -> None:
     with site.worker():
         tasks = site.chat(20, words=60, interval=0.05)
@@ -227,7 +246,7 @@ class Reader(threading.Thread):
         self.seen.extend(self._task.events())
 
 
-def test_messages_are_sharded_where_that_is_wanted(sharded: Site) -> None:
+def test_messages_are_sharded_where_that_is_wanted(sharded: Site, tmp_path: Path) -> None:
     with sharded.worker() as worker:
         tasks = sharded.chat(9, words=80, interval=0.05)
         readers = [Reader(task) for task in tasks]
@@ -237,6 +256,8 @@ def test_messages_are_sharded_where_that_is_wanted(sharded: Site) -> None:
             assert time.monotonic() < deadline, "nobody listens"
             sharded.redis.blpop(["nothing"], timeout=0.05)
         assert live(sharded.nodes, "CHANNELS") == []
+        for channel in wanted:
+            assert asked(sharded, tmp_path, "PUBSUB", "SHARDNUMSUB", channel) == f"{channel}\n1\n"
         # Sooner than a follower would look at the log who hears nothing.
         for reader in readers:
             reader.join(PATIENCE)

@@ -128,3 +128,5 @@ def test_the_command_line_takes_the_same_url(sentinels: SentinelSet, scene: Scen
     found = deltabus("check")
     assert sentinels.url in found.stdout
     assert found.returncode == 0, found.stdout
+    assert deltabus("redis", "ROLE").stdout.startswith("master\n")
+    assert deltabus("redis", "--each", "PING").stdout == "PONG\n"

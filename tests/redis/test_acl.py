@@ -344,6 +344,7 @@ def test_an_operator_sees_and_mends_what_there_is(fort: Fort, staff: Background,
         run(*rq, "resume", "--config", "deltabus.rqsettings")
         assert '"ok":true' in run(*DELTABUS, "check", "--json")
         assert '"slots":' in run(*DELTABUS, "stats", "--json")  # and so `top`, which asks for the same
+        assert "rq:job:…" in run(*DELTABUS, "redis", "--memory")
     assert {entry["object"] for entry in fort.refusals("deltabus-operator")} <= {"acl|whoami"}
 
 

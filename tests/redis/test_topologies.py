@@ -11,12 +11,13 @@ import socketserver
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 import redis
 from certificates import Authority
-from processes import DELTABUS, Background, environ
+from processes import DELTABUS, Background, deltabus, environ
 
 from deltabus import Bus, clients, connections, embedded
 from deltabus.cli import exits, server
@@ -107,6 +108,20 @@ def test_a_task_goes_from_a_producer_through_a_worker_to_a_subscriber(url: str) 
         assert client.ping()
     assert PASSWORD not in worker.said
     assert "away" not in worker.said
+
+
+def test_redis_itself_is_asked_wherever_it_is(url: str, tmp_path: Path) -> None:
+    for words, said in (
+        (("PING",), "PONG\n"),
+        (("--each", "HSET", "h", "a", "1"), "1\n"),
+        (("HGETALL", "h"), "a\n1\n"),
+    ):
+        done = deltabus("redis", *words, folder=tmp_path, environ=environ(url))
+        assert (done.returncode, done.stdout.decode(), done.stderr) == (exits.DONE, said, b"")
+    done = deltabus("redis", "--memory", folder=tmp_path, environ=environ(url))
+    assert b"keys of other programs" in done.stdout
+    done = deltabus("redis", "DEL", "h", folder=tmp_path, environ=environ(url))
+    assert done.stdout == b"1\n"
 
 
 def test_the_command_lines_get_there_too_and_keep_the_password_to_themselves(guarded: tuple[str, str]) -> None:

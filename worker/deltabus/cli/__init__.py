@@ -49,6 +49,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "stats": ("stats", "What waits, runs and fails, at this moment."),
     "top": ("top", "The same, live."),
     "providers": ("providers", "Who answers, and how they are."),
+    "redis": ("ask", "Ask Redis itself, wherever it is."),
     "check": ("check", "Is all configured, reachable, compatible?"),
     "completion": ("completion", "Teach a shell to complete commands, queues, task ids."),
 }

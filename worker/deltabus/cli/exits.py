@@ -28,8 +28,17 @@ PIPE: Final = 141
 _WAYS: Final = (
     (
         r"busy running a script|UNKILLABLE",
-        "it is there: wait for the script to end, or end one that writes nothing with `redis-cli script kill`",
+        "it is there: wait for the script to end, or end one that has written nothing with `deltabus redis SCRIPT KILL`",
     ),
+    (
+        r"max number of clients",
+        "it is there, and takes no more connections: raise its `maxclients`, or see whose they are (CLIENT LIST)",
+    ),
+    (
+        r"certificate has expired|certificate is not yet valid",
+        "it is there: renew its certificate, and see whether this host's clock is right",
+    ),
+    (r"[Tt]oo many open files", "raise the limit of this process: ulimit -n, LimitNOFILE="),
     (
         (
             r"loading the dataset|maxmemory|read only replica|READONLY|OOM|MISCONF|MASTERDOWN|Link with MASTER|"

@@ -55,7 +55,7 @@ def summary(now: Overview, between: Rates | None) -> list[str]:
         done = [f"{between.completed:,.1f} completed/s", f"{between.failed:,.1f} failed/s"]
         parts.append(", ".join(done if between.events is None else [f"{between.events:,.0f} events/s", *done]))
     if (server := now.server) is not None:
-        memory = _bytes(server.used_memory) + (f" of {_bytes(server.max_memory)}" if server.max_memory else "")
+        memory = size(server.used_memory) + (f" of {size(server.max_memory)}" if server.max_memory else "")
         role = "" if server.role == "master" else f", a {server.role}"
         load = f"{server.clients:,} clients, {server.commands_per_second:,} commands/s"
         parts.append(f"Redis {server.version}{role}: {memory}, {load}")
@@ -260,8 +260,8 @@ def _title(what: str, count: int, more: int) -> str:
     return f"{what}: {count:,}" + (f" of {count + more:,}" if more else "")
 
 
-def _bytes(size: int) -> str:
-    value = float(size)
+def size(number: int) -> str:
+    value = float(number)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"

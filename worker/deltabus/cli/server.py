@@ -21,21 +21,17 @@ if TYPE_CHECKING:
 BACKOFF: Final = (0.1, 2.0)
 
 
-def connect(settings: Settings) -> Redis:
-    """A client that has been answered; it retries nothing, so that a person is not kept waiting.
+def client(settings: Settings) -> Redis:
+    """A client that retries nothing, so that a person is not kept waiting; it has not been connected yet.
 
     Its commands fail after `redis_timeout`.
-
-    Raises:
-        BusUnavailable: the server cannot be reached, or does not let us in.
     """
     from redis.backoff import NoBackoff
-    from redis.exceptions import RedisError
     from redis.retry import Retry
 
     from deltabus.clients import blocking
 
-    client = blocking(
+    found = blocking(
         settings.redis_url,
         home=settings.rq_key_prefix,
         socket_connect_timeout=settings.redis_timeout,
@@ -43,13 +39,25 @@ def connect(settings: Settings) -> Redis:
         retry=Retry(NoBackoff(), 0),
     )
     # Bytes, whatever the URL says of decoding: not everything in Redis is text.
-    client.connection_pool.connection_kwargs["decode_responses"] = False
+    found.connection_pool.connection_kwargs["decode_responses"] = False
+    return found
+
+
+def connect(settings: Settings) -> Redis:
+    """As `client`, and it has been answered.
+
+    Raises:
+        BusUnavailable: the server cannot be reached, or does not let us in.
+    """
+    from redis.exceptions import RedisError
+
+    answered = client(settings)
     try:
-        client.ping()
+        answered.ping()
     except RedisError as exc:
-        client.close()
+        answered.close()
         raise BusUnavailable(f"cannot reach Redis at {settings.redis_address}: {exc}") from exc
-    return client
+    return answered
 
 
 def wait_for(
