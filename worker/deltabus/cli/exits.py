@@ -28,7 +28,7 @@ PIPE: Final = 141
 _WAYS: Final = (
     (
         r"busy running a script|UNKILLABLE",
-        "it is there: wait for the script to end, or end one that has written nothing with `deltabus redis SCRIPT KILL`",
+        "it is there: wait for the script, or end one that has written nothing: `deltabus redis SCRIPT KILL`",
     ),
     (
         r"max number of clients",
