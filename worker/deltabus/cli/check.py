@@ -80,11 +80,11 @@ def check(session: Session, *, show_all: bool, production: bool, grace: float | 
         if production:
             findings += _production(settings, None, grace)
     findings.append(_rq())
-    findings += _traces(settings)
+    findings += (spans := list(_traces(settings)))
     screen.wait("asking the providers")
     findings += _providers(settings)
     if code == exits.DONE and any(finding.state == "error" for finding in findings):
-        code = exits.FAILED
+        code = exits.USAGE if any(finding.state == "error" for finding in spans) else exits.FAILED
     shown = [
         line for line in settings.describe() if show_all or as_json or line.source != "default" or line.name in _BASICS
     ]

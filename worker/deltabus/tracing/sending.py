@@ -49,13 +49,25 @@ def sending(queue: str, contents: Sequence[Mapping[str, Any]]) -> Iterator[Sendi
     # Exceptions are not recorded as the SDK would: with their stack, and whatever message they have.
     with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         given = carrier.fields(span)
-        own = {content["trace"] for content in contents if content.get("trace")}
+        # What is no string, whoever checks the envelopes refuses, as the worker would.
+        own = {traceparent for content in contents if isinstance(traceparent := content.get("trace"), str)}
         for traceparent in own:
             if context := carrier.parent(traceparent, None):
                 span.add_link(trace.get_current_span(context).get_span_context())
         try:
-            yield Sending([content if content.get("trace") else {**content, **given} for content in contents], span)
+            yield Sending([_with_context(content, given) for content in contents], span)
         except Exception as exc:
             span.set_attribute("error.type", getattr(exc, "code", None) or type(exc).__name__)
             span.set_status(Status(StatusCode.ERROR))
             raise
+
+
+def _with_context(content: Mapping[str, Any], given: Mapping[str, str]) -> Mapping[str, Any]:
+    """An envelope with the context that it has, else with this one."""
+    if content.get("trace") not in (None, ""):
+        return content
+    state = content.get("tracestate")
+    if state is not None and not isinstance(state, str):
+        return content  # it is refused for that, here as without traces
+    # A state without its context says nothing of this one.
+    return {**{key: value for key, value in content.items() if key != "tracestate"}, **given}

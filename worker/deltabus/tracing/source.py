@@ -1,9 +1,9 @@
 """Who takes the spans: the program's own OpenTelemetry where it has set one up, else one as OTEL_* variables say.
 
 What the SDK reads by itself holds: OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*,
-OTEL_EXPORTER_OTLP_*, OTEL_SDK_DISABLED. Exporters are chosen as by OpenTelemetry's own launcher, which nobody needs
-here: OTEL_TRACES_EXPORTER (`otlp`, `console`, `none`, or the name of an installed one; several with commas) and
-OTEL_EXPORTER_OTLP_PROTOCOL.
+OTEL_EXPORTER_OTLP_*, OTEL_SDK_DISABLED; `variables` checks them first. Exporters are chosen as by OpenTelemetry's own
+launcher, which nobody needs here: OTEL_TRACES_EXPORTER (`otlp`, `console`, `none`, or the name of an installed one;
+several with commas) and OTEL_EXPORTER_OTLP_PROTOCOL.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from functools import cache
 from importlib.metadata import entry_points, version
 from typing import TYPE_CHECKING, Any, Final
 
 from deltabus.errors import ConfigError
+from deltabus.tracing import discretion, variables
+from deltabus.tracing.lastword import PATIENCE, LastWord
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer, TracerProvider
-
-#: Seconds that spans may take to go out when the process ends, or a job of a process that ends with it.
-PATIENCE: Final = 5.0
 
 #: Where exporters are registered, and what OTLP's are called there, by protocol.
 _GROUP: Final = "opentelemetry_traces_exporter"
@@ -29,6 +29,9 @@ _OTLP: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 #: The one that was made here, once.
 _own: list[TracerProvider] = []
 _lock = threading.Lock()
+
+#: Who flushes at the moment, or did last.
+_flushing: list[threading.Thread] = []
 
 
 def tracer(service: str) -> Tracer:
@@ -40,13 +43,24 @@ def tracer(service: str) -> Tracer:
     Raises:
         ConfigError: OpenTelemetry is not installed, or the variables cannot work as they are.
     """
-    return _provider(service).get_tracer("deltabus", version("deltabus"))
+    return _provider(service).get_tracer("deltabus", _version())
 
 
 def flush() -> None:
     """Send what has not been sent yet: for a process that is about to be ended by force. It takes a limited time."""
-    for provider in _own:
-        _within_patience(provider.force_flush)  # type: ignore[attr-defined,unused-ignore] # the SDK's
+    # One that still hangs on a collector is not waited for again: each job of a stock worker asks for this.
+    if not _own or (_flushing and _flushing[0].is_alive()):
+        return
+    # A daemon: what hangs must not keep the process.
+    thread = threading.Thread(target=_own[0].force_flush, name="deltabus-traces", daemon=True)  # type: ignore[attr-defined,unused-ignore] # the SDK's
+    _flushing[:] = [thread]
+    thread.start()
+    thread.join(PATIENCE)
+
+
+@cache
+def _version() -> str:
+    return version("deltabus")
 
 
 def _provider(service: str) -> TracerProvider:
@@ -64,33 +78,48 @@ def _provider(service: str) -> TracerProvider:
 
 
 def _make(service: str) -> TracerProvider:
+    variables.check(os.environ)
+    batching = variables.batching(os.environ)
     try:
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as exc:
         raise _missing() from exc
-    resource = Resource.create()
-    if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
-        resource = resource.merge(Resource({SERVICE_NAME: service}))
-    # Its own end waits for half a minute for a collector that is away.
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    for exporter in _exporters():
-        provider.add_span_processor(BatchSpanProcessor(exporter))
-    atexit.register(_within_patience, provider.shutdown)
+    secrets = variables.secrets(os.environ)
+    mask = discretion.keep(secrets).mask
+    try:
+        exporters = _exporters(secrets)
+        # What their making imports has loggers, too.
+        discretion.keep(secrets)
+        resource = Resource.create()
+        if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
+            resource = resource.merge(Resource({SERVICE_NAME: service}))
+        # Its own end waits for half a minute for a collector that is away.
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        for exporter in exporters:
+            provider.add_span_processor(BatchSpanProcessor(exporter, **batching))
+    except ConfigError:
+        raise
+    except Exception as exc:  # noqa: BLE001 # an exporter's own
+        # Without the cause, which may show a credential to whoever sees the traceback.
+        raise ConfigError(
+            f"OpenTelemetry cannot be set up as OTEL_* variables say: {type(exc).__name__}: {mask(str(exc))}"
+        ) from None
+    atexit.register(LastWord(provider.shutdown).say)
     return provider
 
 
-def _exporters() -> list[Any]:
+def _exporters(secrets: frozenset[str]) -> list[Any]:
     wanted = [name.strip() for name in os.environ.get("OTEL_TRACES_EXPORTER", "").split(",") if name.strip()]
-    return [_exporter(name) for name in wanted or ["otlp"] if name != "none"]
+    return [_exporter(name, secrets) for name in wanted or ["otlp"] if name != "none"]
 
 
-def _exporter(name: str) -> Any:
+def _exporter(name: str, secrets: frozenset[str]) -> Any:
     found = name
     if name == "otlp":
-        variables = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-        variable = next((variable for variable in variables if os.environ.get(variable)), variables[0])
+        names = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+        variable = next((variable for variable in names if os.environ.get(variable)), names[0])
         protocol = os.environ.get(variable) or "http/protobuf"
         if protocol not in _OTLP:
             raise ConfigError(f"{variable} must be one of {', '.join(_OTLP)}, not {protocol!r}")
@@ -104,18 +133,12 @@ def _exporter(name: str) -> Any:
         raise ConfigError(
             f"OTEL_TRACES_EXPORTER: there is no exporter {name!r}; there are none, otlp, {', '.join(known)}"
         )
-    return plugin.load()()
-
-
-def _within_patience(work: Any) -> None:
-    # A daemon: what hangs on a collector that is away must not keep the process.
-    thread = threading.Thread(target=work, name="deltabus-traces", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is too far on its way out for threads
-        work()
-    else:
-        thread.join(PATIENCE)
+    if found.startswith("otlp"):
+        variables.check_otlp(os.environ, grpc="grpc" in found)
+    kind = plugin.load()
+    # Its module's loggers are there now, and its making may use them.
+    discretion.keep(secrets)
+    return kind()
 
 
 def _missing() -> ConfigError:
