@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 
 import pytest
+import structlog
 
 from deltabus import BlobNotFound, TaskCancelled, TaskFailed, TaskNotFound
 from deltabus.events import Completed, Delta, Started
@@ -89,3 +91,61 @@ def test_it_has_blobs() -> None:
         assert bus.delete_blob(blob)
         with pytest.raises(BlobNotFound):
             list(bus.read_blob(blob))
+
+
+def test_its_worker_says_nothing_on_the_programs_output_and_takes_part_in_its_logging(capfd, caplog):
+    caplog.set_level("INFO")
+    structlog.reset_defaults()
+    with memory_bus() as bus, memory_bus() as other:
+        for one in (bus, other):
+            one.chat(messages="hi").result(timeout=30)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.text.count("event='worker started'") == 2
+    assert not structlog.is_configured()
+
+
+def test_a_program_that_has_set_structlog_up_keeps_what_it_has():
+    seen = []
+
+    def see(_: object, __: str, line: dict[str, object]) -> dict[str, object]:
+        seen.append(line["event"])
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[see])
+    try:
+        with memory_bus() as bus:
+            bus.chat(messages="hi").result(timeout=30)
+        assert "worker started" in seen
+        assert structlog.get_config()["processors"] == [see]
+    finally:
+        structlog.reset_defaults()
+
+
+def test_behind_its_block_it_says_that_nobody_works_any_more():
+    with memory_bus() as bus:
+        task = bus.chat(messages="hi")
+        task.result(timeout=30)
+
+    async def behind() -> None:
+        async with memory_bus() as later:
+            task = await later.chat(messages="hi")
+            await task.result(timeout=30)
+        for call in (later.chat(messages="hi"), task.result(timeout=30)):
+            with pytest.raises(RuntimeError, match=r"the block of this memory_bus\(\) is over"):
+                await call
+
+    for call in (lambda: bus.chat(messages="hi"), lambda: task.result(timeout=30), lambda: list(task.events())):
+        with pytest.raises(RuntimeError, match=r"the block of this memory_bus\(\) is over"):
+            call()
+    asyncio.run(behind())
+
+
+def test_in_a_fork_it_says_that_its_worker_is_not_there(monkeypatch):
+    with memory_bus() as bus:
+        task = bus.chat(messages="hi")
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: 1)
+            for call in (lambda: bus.chat(messages="hi"), lambda: task.result(timeout=30)):
+                with pytest.raises(RuntimeError, match=r"this memory_bus\(\) belongs to another process"):
+                    call()
+        task.result(timeout=30)

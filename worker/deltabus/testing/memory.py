@@ -9,12 +9,14 @@
     with memory_bus(crash_after=3) as bus: ...   # the worker dies behind event 1-3, and another takes over
 
 Everything is what runs in production, but for the server: fakeredis (extra `testing`) stands in for it.
-The echo provider answers, unless the settings name another.
+The echo provider answers, unless the settings name another. What the worker logs goes into `logging`. The bus is of use
+inside its block, in the process that made it: elsewhere, where nobody works, its calls raise RuntimeError.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
@@ -29,9 +31,12 @@ from rq.intermediate_queue import IntermediateQueue
 from deltabus import keys
 from deltabus.blocking import Bus
 from deltabus.bus import AsyncBus
+from deltabus.direct import DirectBus
 from deltabus.errors import ConfigError
 from deltabus.instruments import Instruments
+from deltabus.session import Session
 from deltabus.settings import Settings, load
+from deltabus.testing import lines
 from deltabus.testing.crash import Crash
 from deltabus.worker import AsyncWorker
 
@@ -74,32 +79,41 @@ class MemoryBus:
         self._replaced = threading.Event()
         self._worker = _Worker(self._server, settings, self._crash, self._replace)
         self._thread = _hire(self._worker)
+        self._block = _Block()
         self._bus: Bus | None = None
         self._async_bus: AsyncBus | None = None
 
     def __enter__(self) -> Bus:
-        self._thread.start()
-        self._bus = Bus(settings=self._settings, client=self._client())
+        self._start()
+        self._bus = _Bus(self._block, settings=self._settings, client=self._client())
         return self._bus
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._bus is not None
+        if self._block.is_elsewhere:
+            return
         self._bus.close()
         self._stop(error)
 
     async def __aenter__(self) -> AsyncBus:
-        self._thread.start()
-        self._async_bus = AsyncBus(settings=self._settings, client=self._client())
+        self._start()
+        self._async_bus = _AsyncBus(self._block, settings=self._settings, client=self._client())
         return self._async_bus
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._async_bus is not None
+        if self._block.is_elsewhere:
+            return
         await self._async_bus.aclose()
         self._stop(error)
+
+    def _start(self) -> None:
+        lines.lead()
+        self._thread.start()
 
     def _client(self) -> Redis:
         return fakeredis.FakeAsyncRedis(server=self._server)
@@ -123,6 +137,13 @@ class MemoryBus:
 
     def _stop(self, error: BaseException | None) -> None:
         """End the worker; tasks that still run are dropped with their bus."""
+        self._block.is_over = True
+        try:
+            self._dismiss(error)
+        finally:
+            lines.leave()
+
+    def _dismiss(self, error: BaseException | None) -> None:
         alive = self._crash is None or self._crash.call_off()
         if not alive:
             self._replaced.wait()
@@ -133,6 +154,50 @@ class MemoryBus:
             self._crash.close()
             if alive and error is None:
                 raise AssertionError(self._crash.explain())
+
+
+class _Block:
+    """Where somebody works on what is enqueued: in a `with` block, in one process."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self.is_over = False
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is a fork of the process."""
+        return os.getpid() != self._process
+
+    def check(self) -> None:
+        """Refuse what would wait for ever.
+
+        Raises:
+            RuntimeError: it says why.
+        """
+        if self.is_elsewhere:
+            raise RuntimeError("this memory_bus() belongs to another process, its worker too: make one after the fork")
+        if self.is_over:
+            raise RuntimeError("the block of this memory_bus() is over, and its worker gone: use the bus inside `with`")
+
+
+class _Bus(Bus):
+    def __init__(self, block: _Block, **options: Any) -> None:
+        super().__init__(**options)
+        self._block = block
+
+    def _here(self) -> DirectBus:
+        self._block.check()
+        return super()._here()
+
+
+class _AsyncBus(AsyncBus):
+    def __init__(self, block: _Block, **options: Any) -> None:
+        super().__init__(**options)
+        self._block = block
+
+    def _open(self) -> Session:
+        self._block.check()
+        return super()._open()
 
 
 def _hire(worker: _Worker) -> threading.Thread:
