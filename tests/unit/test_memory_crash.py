@@ -135,8 +135,10 @@ def test_nothing_of_the_dead_attempt_is_cleaned_up(count: Path) -> None:
 
 def test_the_process_ends_without_a_word_of_the_dead(count: Path) -> None:
     program = """
-        import atexit
+        import atexit, logging
         from deltabus.testing import memory_bus
+
+        logging.getLogger("deltabus").addHandler(logging.NullHandler())  # that jobs were lost is worth a warning
 
         with memory_bus(crash_after=2) as bus:
             assert bus.enqueue("counting.count", {"request": {}}).result(timeout=30) == {"attempt": 2}
