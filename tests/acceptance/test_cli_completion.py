@@ -62,7 +62,10 @@ def test_bash_completes_commands_options_and_choices(tab: Tab) -> None:
 
 def test_bash_completes_what_redis_and_the_configuration_know(tab: Tab, redis_url: str) -> None:
     with Redis.from_url(redis_url) as redis:
-        redis.sadd("rq:queues", "rq:queue:slug", "rq:queue:other")
+        # The last three would be run, or shown, by the shell.
+        redis.sadd(
+            "rq:queues", "rq:queue:slug", "rq:queue:other", "rq:queue:sl$(id)", "rq:queue:sl;id", "rq:queue:sl\x1b[2J"
+        )
         redis.zadd("rq:wip:chat", {"task-running:execution-1": 1})
         redis.zadd("rq:failed:slow", {"task-failed": 1})
         redis.rpush("rq:queue:chat", "task-waiting")

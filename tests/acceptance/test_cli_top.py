@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 from processes import DELTABUS, PATIENCE, deltabus, environ
 
 from deltabus import Bus
@@ -126,6 +127,24 @@ def test_stats_are_tables_or_one_object(redis_url: str, busy: Bus, tmp_path: Pat
     found = json.loads(deltabus("stats", "--json", folder=tmp_path, environ=environ(redis_url)).stdout)
     assert found["rates"] is None
     assert [found[f"more_{what}"] for what in ("queues", "workers", "tasks", "failures")] == [0, 0, 0, 0]
+
+
+def test_stats_list_the_busiest_and_say_how_many_more_there_are(redis_url: str, tmp_path: Path) -> None:
+    with redis.Redis.from_url(redis_url) as client, client.pipeline(transaction=False) as pipe:
+        for number in range(250):
+            pipe.sadd("rq:queues", f"rq:queue:q{number:03}")
+            pipe.rpush(f"rq:queue:q{number:03}", *["t"] * (number + 1))
+        pipe.sadd("rq:queues", "rq:queue:two\nlines\u202e")
+        pipe.rpush("rq:queue:two\nlines\u202e", *["t"] * 1000)
+        pipe.execute()
+    lines = deltabus("stats", folder=tmp_path, environ=environ(redis_url)).stdout.decode().splitlines()
+    assert f" {1000 + 250 * 251 // 2:,} waiting " in lines[0]
+    assert [line.split()[0] for line in lines[3:6]] == ["two␊lines\ufffd", "q249", "q248"]
+    assert lines[103] == "and 151 more: see --json"
+    found = json.loads(deltabus("stats", "--json", folder=tmp_path, environ=environ(redis_url)).stdout)
+    assert len(found["queues"]) == 251
+    assert found["queues"][-1]["name"] == "two\nlines\u202e"
+    assert found["waiting"] == 1000 + 250 * 251 // 2
 
 
 def test_stats_say_that_redis_is_away(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import msgspec
@@ -96,7 +97,7 @@ def test_what_has_no_room_is_counted():
     )
     shown = lines(many, (120, 30))
     assert "running, the longest first: 50 of 400" in "\n".join(shown)
-    assert any(" more ─" in line for line in shown)
+    assert any(re.search(r"─ and \d\d more ─", line) for line in shown)
 
 
 def test_an_empty_bus_says_what_to_do():
@@ -123,20 +124,97 @@ def test_rates_are_of_two_looks_and_never_below_zero():
     assert "50 events/s, 2.0 completed/s, 0.1 failed/s" in summary(later, between)
 
 
-def test_names_do_not_move_the_cursor():
-    shown = "\n".join(lines(overview(queues=(queue("a\x1b[2Jb", waiting=1),), workers=(worker("w\x07"),))))
-    assert "\x1b" not in shown
-    assert "\x07" not in shown
-    assert "a␛[2Jb" in shown
+def test_names_do_not_leave_their_line_nor_move_the_cursor():
+    odd = overview(
+        queues=(queue("a\x1b[2Jb\nc\td", waiting=1, failed=1),),
+        workers=(worker("w\x07", host="h\x9b", state="b\rusy", queues=("q\u2028",)),),
+        tasks=(task("t\u202e1", function="f\u200b", worker="w\x7f", queue="\u2066q"),),
+        failures=(FailureView(id="i\x00", queue="q\n", age=1.0, code="c\x1b", provider="p\x85"),),
+    )
+    shown = "\n".join(lines(odd, (200, 40), note="a\nb\x1b]0;c\x07"))
+    assert all(character.isprintable() for character in shown.replace("\n", ""))
+    assert "a␛[2Jb␊c␉d" in shown
+    assert "t\ufffd1" in shown
+    assert "a␊b␛]0;c␇" in shown
 
 
-def test_what_is_wrong_stands_at_the_bottom():
+LONG = overview(
+    queues=(queue("a-queue-with-a-name-that-is-rather-long", waiting=1_234_567, oldest=95.0, running=120, failed=9),),
+    workers=(
+        worker("host-17.example.com.31337.0123456789abcdef", running=45, slots=45, completed=99_999, host="h" * 30),
+    ),
+    tasks=(task("7f2c1f0e-8d0a-4b43-9a3c-5f6a5d1b2c3d", queue="a-queue-with-a-name-that-is-rather-long"),),
+    failures=(FailureView(id="7f2c1f0e-8d0a-4b43-9a3c-5f6a5d1b2c3d", queue="chat", age=3.0, code="rate_limited"),),
+)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_what_matters_most_is_whole_on_a_narrow_terminal(width):
+    shown = lines(LONG, (width, 24))
+    assert max(map(len, shown)) <= width
+    assert shown[0] == "redis://h:6379/0  1,234,567 waiting  120 running  9 failed"
+
+    def of(section: str) -> dict[str, str]:
+        place = next(at for at, line in enumerate(shown) if f"─ {section}" in line)
+        names, values = (re.split(r"  +", line.strip("│ ")) for line in shown[place + 1 : place + 3])
+        return dict(zip(names, values, strict=False))
+
+    queues = of("queues")
+    assert (queues["waiting"], queues["oldest"], queues["running"]) == ("1,234,567", "95s", "120")
+    workers = of("workers")
+    assert workers["worker"].startswith("host-17.")
+    assert workers["worker"].endswith("9abcdef")
+    found = {name: workers[name] for name in ("state", "slots", "lease", "up")}
+    assert found == {"state": "busy", "slots": "██████████ 45/45", "lease": "9.0s", "up": "60s"}
+    tasks = of("running")
+    assert (tasks["task"], tasks["for"]) == ("7f2c1f0e-8d0a-4b43-9a3c-5f6a5d1b2c3d", "5.0s")
+    assert of("failed")["code"] == "rate_limited"
+
+
+def test_a_long_address_makes_room_for_the_numbers():
+    console = Console(file=io.StringIO(), width=80, height=24, color_system=None)
+    address = "redis+sentinel://sentinel-1.internal:26379,sentinel-2.internal:26379,sentinel-3.internal:26379/main"
+    console.print(screen(address, BUSY, None, size=(80, 24)))
+    first = console.file.getvalue().splitlines()[0]  # type: ignore[attr-defined]
+    assert first.startswith("redis+sentinel://")
+    assert "…" in first
+    assert "1,200 waiting  3 running  2 failed" in first
+
+
+def test_what_is_wrong_stands_at_the_bottom_in_as_many_lines_as_it_takes():
     assert lines(BUSY, note="Redis is away")[-1] == "Redis is away"
+    shown = lines(BUSY, (40, 24), note="12s old: " + "far away " * 8)
+    assert shown[-2:] == ["12s old: far away far away far away far", "away far away far away far away far away"]
+    assert len(shown) <= 24
+
+
+def test_the_busiest_queues_are_listed_and_the_others_counted():
+    many = tuple(queue(f"q{number}", waiting=number % 7, running=number) for number in range(40))
+    shown = lines(overview(queues=many), (80, 24))
+    assert [line.split()[1] for line in shown[4:7]] == ["q34", "q27", "q20"]
+    assert re.search(r"─ and 2\d more ─", "\n".join(shown))
+
+
+def test_a_redis_that_says_nothing_of_itself_is_no_empty_one():
+    blind = msgspec.structs.replace(BUSY, server=None)
+    between = rates(blind, blind)
+    assert summary(blind, between) == ["1,200 waiting", "3 running", "2 failed", "0.0 completed/s, 0.0 failed/s"]
+    assert lines(blind, between=between)[1].startswith("0.0 completed/s")
+    replica = msgspec.structs.replace(BUSY, server=msgspec.structs.replace(SERVER, role="replica"))
+    assert "Redis 7.2.4, a replica: " in summary(replica, None)[-1]
 
 
 @pytest.mark.parametrize(
     ("wanted", "room", "given"),
-    [([2, 3, 50, 1], 20, [2, 3, 14, 1]), ([5, 5], 3, [2, 1]), ([1, 1], 9, [1, 1]), ([3], -2, [0]), ([], 5, [])],
+    [
+        ([2, 3, 50, 1], 20, [2, 3, 14, 1]),
+        ([9, 9, 9, 9], 9, [4, 3, 1, 1]),
+        ([9, 1, 9], 9, [6, 1, 2]),
+        ([5, 5], 3, [2, 1]),
+        ([1, 1], 9, [1, 1]),
+        ([3], -2, [0]),
+        ([], 5, []),
+    ],
 )
 def test_lines_are_shared_in_turns(wanted, room, given):
     assert shares(wanted, room) == given

@@ -125,7 +125,8 @@ def models(session: Session, /, *, as_json: bool, provider: str | None, queue: s
         if as_json:
             desk.screen.json(answer)
         else:
-            desk.screen.answer("".join(f"{name}\n" for name in sorted(str(each["id"]) for each in answer["data"])))
+            for name in sorted(str(each["id"]) for each in answer["data"]):
+                desk.screen.row(name)
         return exits.DONE
 
     return desk.run(work)

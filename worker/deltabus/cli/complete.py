@@ -6,6 +6,7 @@ is offered and nothing is said.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Seconds that Redis may take.
 PATIENCE: Final = 0.5
+
+#: Names that mean themselves to a shell: it puts them into the command line as they are, and anybody may choose them.
+_PLAIN: Final = re.compile(r"[\w@%+=:,./-]+")
 
 #: Task ids that are offered of each kind, newest first.
 MOST: Final = 50
@@ -74,7 +78,8 @@ def _registered(ctx: click.Context, incomplete: str, *kinds: str) -> list[Comple
 
 
 def _items(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
+    names = (name for name in dict.fromkeys(names) if _PLAIN.fullmatch(name))
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 @contextmanager

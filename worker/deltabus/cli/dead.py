@@ -188,7 +188,7 @@ def list_(session: Session, /, *, queues: tuple[str, ...], limit: int, as_json: 
                 if as_json:
                     screen.json(letter)
                 else:
-                    screen.answer(_line(letter))
+                    screen.row(_line(letter))
             shown += len(page)
             screen.wait(f"{shown:,} found")
         total = letters.count()
@@ -221,7 +221,9 @@ def show(
             if as_json:
                 screen.json(value)
             else:
-                screen.answer(_page(value))
+                for line in _page(value):
+                    screen.row(line)
+                screen.row("")
     return exits.DONE if len(found) == len(set(tasks)) else exits.USAGE
 
 
@@ -349,21 +351,21 @@ def _act(
 
 def _line(letter: DeadLetter) -> str:
     message = " ".join(letter.message.split())
-    return f"{_time(letter.failed_at):<20}  {letter.queue:<8}  {letter.code or '-':<20}  {letter.task}  {message}\n"
+    return f"{_time(letter.failed_at):<20}  {letter.queue:<8}  {letter.code or '-':<20}  {letter.task}  {message}"
 
 
-def _page(value: dict[str, Any]) -> str:
-    """What is known of one task, a line each."""
+def _page(value: dict[str, Any]) -> list[str]:
+    """What is known of one task, a line each; what has several lines goes on further to the right."""
     labels = {"failed_at": "failed", "request_id": "request id", "partial_bytes": "partial", "reply_to": "reply to"}
     shown = {**value, "failed_at": _time(value.get("failed_at"))}
     if "partial_bytes" in shown:
         shown["partial_bytes"] = f"{shown['partial_bytes']:,} bytes"
-    lines = [
-        f"{labels.get(name, name):<11}{text if isinstance(text, str) else msgspec.json.encode(text).decode()}\n"
+    texts = [
+        f"{labels.get(name, name):<11}{text if isinstance(text, str) else msgspec.json.encode(text).decode()}"
         for name, text in shown.items()
         if text is not None
     ]
-    return "".join(lines) + "\n"
+    return [line for text in texts for line in text.replace("\n", f"\n{'':11}").split("\n")]
 
 
 def _is_call(call: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from deltabus.cli import harmless
 from deltabus.errors import BusUnavailable, ConfigError, DeltabusError, TaskError, TaskExists, TaskNotFound
 
 #: What was asked for is done.
@@ -104,7 +105,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _line(message: str) -> str:
-    return " ".join(message.split())
+    return harmless.line(" ".join(message.split()))
 
 
 def way_out(message: str) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from deltabus.cli.screens import HARMLESS
-from deltabus.overview import Overview, QueueView, Rates, TaskView, WorkerView
+from deltabus.cli import harmless
+from deltabus.cli.columns import GAP, Cell, Column, fit, shortened, words
+from deltabus.overview import FailureView, Overview, QueueView, Rates, TaskView, WorkerView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-#: A cell: its text, or text and style.
-Cell = str | tuple[str, str]
+    from rich.text import Text
 
 #: How RQ's states of workers are shown.
 _STATES: Final = {"busy": "green", "idle": "cyan", "started": "cyan", "suspended": "yellow"}
@@ -31,21 +30,70 @@ _STEPS: Final = "▁▂▃▄▅▆▇█"
 #: Failures that a screen shows at the most: it is for what goes on.
 _FAILED: Final = 5
 
+#: Sections, from the top, that get two lines for each of the others: queues and workers.
+_FIRST: Final = 2
+
 #: Lines that a section takes besides its rows: its frame, and the names of its columns.
 _FRAME: Final = 3
+
+#: Cells of the terminal that a section's frame takes of a line.
+_EDGES: Final = 4
+
+#: Lines that a note takes at the most.
+_NOTE: Final = 3
+
+#: Columns: what tells most stays longest where there is little room. Names are known by their ends.
+_QUEUE_COLUMNS: Final = (
+    Column("queue", rank=0, least=16),
+    Column("waiting", rank=1, numeric=True),
+    Column("oldest", rank=2, numeric=True),
+    Column("running", rank=3, numeric=True),
+    Column("scheduled", rank=5, numeric=True),
+    Column("deferred", rank=6, numeric=True),
+    Column("failed", rank=4, numeric=True),
+)
+_WORKER_COLUMNS: Final = (
+    Column("worker", rank=0, least=16),
+    Column("state", rank=1),
+    Column("slots", rank=2),
+    Column("lease", rank=3, numeric=True),
+    Column("completed", rank=6, numeric=True),
+    Column("failed", rank=5, numeric=True),
+    Column("up", rank=4, numeric=True),
+    Column("host", rank=8, least=12),
+    Column("queues", rank=7, least=12),
+)
+_TASK_COLUMNS: Final = (
+    # RQ's ids have 36 characters: one that is whole can be copied.
+    Column("task", rank=0, least=36),
+    Column("queue", rank=2, least=8),
+    Column("function", rank=6, least=8),
+    Column("for", rank=1, numeric=True),
+    Column("events", rank=5, numeric=True),
+    Column("events/s", rank=3, numeric=True),
+    Column("retries", rank=4, numeric=True),
+    Column("worker", rank=7, least=12),
+)
+_FAILURE_COLUMNS: Final = (
+    Column("when", rank=1),
+    Column("task", rank=0, least=13),
+    Column("queue", rank=3, least=8),
+    Column("code", rank=2, least=12),
+    Column("provider", rank=4, least=8),
+)
 
 
 class Section(NamedTuple):
     """A table."""
 
     title: str
-    #: Those that begin with `>` are of numbers.
-    columns: Sequence[str]
+    columns: Sequence[Column]
+    #: What matters most comes first. Where there is nothing, a single cell says so.
     rows: Sequence[Sequence[Cell]]
 
 
 def summary(now: Overview, between: Rates | None) -> list[str]:
-    """The bus in a few words."""
+    """The bus in a few words, the most important ones first."""
     parts = [f"{now.waiting:,} waiting", f"{now.running:,} running", f"{now.dead:,} failed"]
     if now.more_queues:
         parts.append(f"(without {now.more_queues:,} more queues)")
@@ -68,28 +116,23 @@ def sections(now: Overview, between: Rates | None) -> list[Section]:
     found = [
         Section(
             _title("queues", len(now.queues), now.more_queues),
-            ("queue", ">waiting", ">oldest", ">running", ">scheduled", ">deferred", ">failed"),
-            [_queue(queue) for queue in sorted(now.queues, key=lambda queue: (-queue.waiting, queue.name))]
+            _QUEUE_COLUMNS,
+            [_queue(queue) for queue in sorted(now.queues, key=_load)]
             or [[("none yet: nobody has enqueued anything", "dim")]],
         ),
         Section(
             _title("workers", len(now.workers), now.more_workers),
-            ("worker", "state", "slots", ">lease", ">completed", ">failed", ">up", "host", "queues"),
+            _WORKER_COLUMNS,
             [_worker(worker) for worker in sorted(now.workers, key=_urgency)]
             or [[("none: start one with `deltabus worker`", "yellow")]],
         ),
     ]
     if now.tasks:
         title = _title("running, the longest first", len(now.tasks), now.more_tasks)
-        columns = ("task", "queue", "function", ">for", ">events", ">events/s", ">retries", "worker")
-        found.append(Section(title, columns, [_task(task, per_task.get(task.id)) for task in now.tasks]))
+        found.append(Section(title, _TASK_COLUMNS, [_task(task, per_task.get(task.id)) for task in now.tasks]))
     if now.failures:
-        rows: list[list[Cell]] = [
-            [f"{span(one.age)} ago", one.id, one.queue, (one.code or "?", "red"), one.provider or ""]
-            for one in now.failures
-        ]
-        title = _title("failed, the newest first", len(rows), now.more_failures)
-        found.append(Section(title, ("when", "task", "queue", "code", "provider"), rows))
+        title = _title("failed, the newest first", len(now.failures), now.more_failures)
+        found.append(Section(title, _FAILURE_COLUMNS, [_failure(one) for one in now.failures]))
     return [section._replace(rows=[[_harmless(cell) for cell in row] for row in section.rows]) for section in found]
 
 
@@ -111,37 +154,34 @@ def screen(
         size: columns and lines.
     """
     from rich.console import Group
-    from rich.text import Text
 
     width, height = size
-    head = Text(overflow="ellipsis", no_wrap=True)
-    head.append(address.translate(HARMLESS), "bold cyan")
-    for part in summary(now, None):
-        head.append("  ")
-        head.append(part, "bold yellow" if part.startswith("SUSPENDED") else "")
-    lines: list[RenderableType] = [head, _rates(between, history, width)]
-    foot = Text(f"q quit   {now.commands} commands a look", "dim", overflow="ellipsis", no_wrap=True)
-    if note:
-        foot = Text(note, "bold red", overflow="ellipsis", no_wrap=True)
+    lines: list[RenderableType] = [_head(harmless.line(address), now, width), _rates(between, history, width)]
+    foot = _foot(now, harmless.line(note), width)
     found = sections(now, between)
-    room = height - len(lines) - 1 - _FRAME * len(found)
+    room = height - len(lines) - len(foot) - _FRAME * len(found)
     wanted = [len(section.rows) for section in found]
     if now.failures:
         wanted[-1] = min(wanted[-1], _FAILED)
     rows = shares(wanted, room)
-    panels = [_panel(section, count) for section, count in zip(found, rows, strict=True) if count]
-    return Group(*lines, *panels, foot)
+    panels = [_panel(section, count, width) for section, count in zip(found, rows, strict=True) if count]
+    return Group(*lines, *panels, *foot)
 
 
 def shares(wanted: Sequence[int], room: int) -> list[int]:
-    """How many lines each gets of those that there are: in turns, as many as it wants."""
+    """How many lines each gets of those that there are: in turns, as many as it wants; the first two, two a turn."""
     found = [0] * len(wanted)
     while room > 0 and any(has < wants for has, wants in zip(found, wanted, strict=True)):
         for place, wants in enumerate(wanted):
-            if found[place] < wants and room > 0:
-                found[place] += 1
-                room -= 1
+            lines = min(wants - found[place], room, 2 if place < _FIRST else 1)
+            found[place] += lines
+            room -= lines
     return found
+
+
+def more(hidden: int) -> str:
+    """What stands below a list that is not whole."""
+    return f"and {hidden:,} more"
 
 
 def span(seconds: float) -> str:
@@ -161,20 +201,58 @@ def spark(values: Sequence[float]) -> str:
     return "".join(_STEPS[min(7, int(value / most * 7.999))] if most > 0 else _STEPS[0] for value in values)
 
 
-def _panel(section: Section, count: int) -> RenderableType:
+def _head(address: str, now: Overview, width: int) -> Text:
+    """Where it is, and how much there is; what else there is room for. The address makes room for the numbers."""
+    from rich.text import Text
+
+    first, *parts = summary(now, None)
+    fixed = len("  ".join([first, *parts[: 3 if now.suspended else 2]])) + 2
+    head = Text(shortened(address, max(16, width - fixed)), "bold cyan", overflow="crop", no_wrap=True)
+    for part in (first, *parts):
+        pieces = part.split(", ")
+        while pieces and head.cell_len + 2 + len(", ".join(pieces)) > width:
+            pieces.pop()
+        if not pieces:
+            break
+        head.append("  ")
+        head.append(", ".join(pieces), "bold yellow" if part.startswith(("SUSPENDED", "(without")) else "")
+    return head
+
+
+def _foot(now: Overview, note: str, width: int) -> list[Text]:
+    from rich.text import Text
+
+    if not note:
+        return [Text(f"q quit   {now.commands:,} commands a look", "dim", overflow="ellipsis", no_wrap=True)]
+    cut: list[Text] = []
+    left = note
+    while left and len(cut) < _NOTE:
+        end = len(left) if len(left) <= width else max(left.rfind(" ", 1, width + 1), 0) or width
+        cut.append(Text(left[:end], "bold red", overflow="ellipsis", no_wrap=True))
+        left = left[end:].lstrip()
+    return cut
+
+
+def _panel(section: Section, count: int, width: int) -> RenderableType:
     from rich.box import ROUNDED
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 1), expand=True, header_style="dim")
-    for column in section.columns:
-        numeric = column.startswith(">")
-        table.add_column(column.removeprefix(">"), justify="right" if numeric else "left", no_wrap=True)
-    for row in section.rows[:count]:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else Text(*cell) for cell in row))
+    table = Table(box=None, padding=(0, GAP // 2), expand=True, header_style="dim")
+    rows = section.rows[:count]
+    room = width - _EDGES
+    says_so = len(rows[0]) == 1
+    chosen = [(0, room - GAP)] if says_so else fit(section.columns, rows, room)
+    for place, wide in chosen:
+        column = section.columns[place]
+        title = shortened(column.title, wide)
+        table.add_column(title, justify="right" if column.numeric else "left", no_wrap=True, min_width=wide)
+    for row in rows:
+        cells = [(shortened(words(row[place]), wide), row[place]) for place, wide in chosen]
+        table.add_row(*(Text(text, "" if isinstance(cell, str) else cell[1]) for text, cell in cells))
     hidden = len(section.rows) - count
-    below = f"{hidden} more" if hidden else None
+    below = more(hidden) if hidden else None
     return Panel(table, box=ROUNDED, border_style="dim", title=section.title, title_align="left", subtitle=below)
 
 
@@ -185,14 +263,18 @@ def _rates(between: Rates | None, history: Sequence[Rates], width: int) -> Rende
     if between is None:
         line.append("rates come with the next look", "dim")
         return line
-    each = max(5, min(HISTORY, (width - 60) // 3))
+    shown = []
     for name, style in (("events", "green"), ("completed", "cyan"), ("failed", "red")):
         value = getattr(between, name)
-        if value is None:
-            continue
-        line.append(f"{value:,.0f} " if value >= 100 else f"{value:,.1f} ", f"bold {style}")
-        line.append(f"{name}/s ")
-        line.append(spark([getattr(rates, name) or 0.0 for rates in history[-each:]]) + "   ", style)
+        if value is not None:
+            shown.append((name, style, f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"))
+    texts = sum(len(f"{value} {name}/s ") for name, _, value in shown) + 3 * (len(shown) - 1)
+    each = max(0, min(HISTORY, (width - texts) // len(shown)))
+    for place, (name, style, value) in enumerate(shown):
+        line.append("   " if place else "")
+        line.append(value, f"bold {style}")
+        line.append(f" {name}/s ")
+        line.append(spark([getattr(rates, name) or 0.0 for rates in history[-each:]]) if each else "", style)
     return line
 
 
@@ -205,6 +287,11 @@ def _queue(queue: QueueView) -> list[Cell]:
         *_counts(queue.running, queue.scheduled, queue.deferred),
         (f"{queue.failed:,}", "red") if queue.failed else ("-", "dim"),
     ]
+
+
+def _load(queue: QueueView) -> tuple[int, int, int, str]:
+    """The busiest come first."""
+    return -queue.waiting, -queue.running, -queue.failed, queue.name
 
 
 def _worker(worker: WorkerView) -> list[Cell]:
@@ -246,6 +333,10 @@ def _task(task: TaskView, rate: float | None) -> list[Cell]:
     ]
 
 
+def _failure(one: FailureView) -> list[Cell]:
+    return [f"{span(one.age)} ago", one.id, one.queue, (one.code or "?", "red"), one.provider or ""]
+
+
 def _counts(*counts: int) -> Iterator[Cell]:
     for count in counts:
         yield f"{count:,}" if count else ("-", "dim")
@@ -270,5 +361,4 @@ def size(number: int) -> str:
 
 
 def _harmless(cell: Cell) -> Cell:
-    """Names are anybody's choice; they are not to move the cursor."""
-    return cell.translate(HARMLESS) if isinstance(cell, str) else (cell[0].translate(HARMLESS), cell[1])
+    return harmless.line(cell) if isinstance(cell, str) else (harmless.line(cell[0]), cell[1])

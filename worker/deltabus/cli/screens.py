@@ -1,7 +1,8 @@
 """Where output goes: the answer to stdout as it is, everything else to stderr; JSON lines for scripts.
 
-What is written to a terminal is made harmless first: an answer may hold escape sequences, and a
-model is not to move the cursor or set the title. What goes to a file or a pipe stays as it came.
+What is written to a terminal is made harmless first (`harmless`): an answer may hold escape sequences, and a
+model is not to move the cursor or set the title. What goes to a file or a pipe stays as it came; but for rows and
+tables, which are for people everywhere: there, a name does not leave its line.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
+from deltabus.cli import harmless
 from deltabus.cli.transcript import Piece
 
 if TYPE_CHECKING:
@@ -21,13 +23,6 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from deltabus.cli.bar import Bar
-
-#: Control characters as visible ones (U+2400…): C0 without tab and line feed, DEL, C1.
-HARMLESS: Final = (
-    {number: 0x2400 + number for number in range(0x20) if chr(number) not in "\t\n"}
-    | {0x7F: 0x2421}
-    | dict.fromkeys(range(128, 160), 65533)
-)
 
 
 class Screen:
@@ -109,7 +104,7 @@ class Screen:
         self.settle()
         self._end_line("err")
         if self._out_is_terminal:
-            text = text.translate(HARMLESS)
+            text = harmless.text(text)
         sys.stdout.write(text)
         sys.stdout.flush()
         self._mark("out", text)
@@ -120,7 +115,7 @@ class Screen:
             return
         self.settle()
         self._end_line("out")
-        self.console.print(text.translate(HARMLESS), style="dim italic", end="")
+        self.console.print(harmless.text(text), style="dim italic", end="")
         self._mark("err", text)
 
     def note(self, text: str, *, style: str = "dim") -> None:
@@ -128,7 +123,7 @@ class Screen:
         self.settle()
         self._end_line("out")
         self._end_line("err")
-        self.console.print(text.translate(HARMLESS), style=style)
+        self.console.print(harmless.line(text), style=style)
 
     def warn(self, text: str) -> None:
         """A line that says what is wrong and what to do."""
@@ -143,8 +138,10 @@ class Screen:
         logging.getLogger("deltabus").addHandler(_Log(self))
 
     def line(self, raw: bytes) -> None:
-        """A line of JSON on stdout, byte for byte."""
+        """A line of JSON on stdout: byte for byte, but for what a terminal must not get, which is escaped."""
         self.settle()
+        if self._out_is_terminal:
+            raw = harmless.json(raw.decode(errors="replace")).encode()
         sys.stdout.flush()
         sys.stdout.buffer.write(raw + b"\n")
         sys.stdout.buffer.flush()
@@ -155,7 +152,12 @@ class Screen:
 
     def pretty(self, value: Any) -> None:
         """A value as JSON for people, on stdout."""
-        self.answer(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+        shown = msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+        self.answer(harmless.json(shown) if self._out_is_terminal else shown)
+
+    def row(self, text: str) -> None:
+        """A line of a list: to stdout, at once."""
+        self.answer(harmless.line(text) + "\n")
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str | tuple[str, str]]]) -> None:
         """Aligned columns on stdout; a cell is a text, or a text and its style.
@@ -171,7 +173,8 @@ class Screen:
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) if isinstance(cell, str) else Text(*cell) for cell in row))
+            cells = (cell if isinstance(cell, tuple) else (cell, "") for cell in row)
+            table.add_row(*(Text(harmless.line(text), style) for text, style in cells))
         console = Console(width=None if self._out_is_terminal else 100_000)
         with console.capture() as capture:
             console.print(table)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import click
 
 from deltabus.cli.options import Command, Session, pass_session
-from deltabus.cli.screens import HARMLESS, Screen
+from deltabus.cli.screens import Screen
 from deltabus.cli.seconds import Seconds
 from deltabus.cli.server import connect
+
+#: Queues, and workers, that are listed for people.
+LISTED: Final = 100
 
 HELP = """Say what waits, runs and fails at this moment: queues, workers with their slots and leases, the tasks that
 have run for longest, the newest failures, and Redis itself.
@@ -22,7 +26,8 @@ Examples:
   deltabus stats --json | jq -e '.workers | length > 0'
 
 It takes five round trips, and some five commands for each queue and two for each worker, none of which walks
-through all that there is. `deltabus top` shows the same live.
+through all that there is. Sums are of all queues. Of queues and workers, the busiest hundred are listed; `--json` has
+them all. `deltabus top` shows the same live.
 """
 
 
@@ -54,11 +59,13 @@ def stats(session: Session, *, over: float | None, as_json: bool) -> None:
         sums = ("waiting", "running", "dead", "more_tasks", "more_failures")
         screen.json({**msgspec.to_builtins(now), **{name: getattr(now, name) for name in sums}, "rates": between})
         return
-    from deltabus.cli.panels import sections, summary
+    from deltabus.cli.panels import more, sections, summary
 
     screen.settle()
     parts = summary(now, between)
-    screen.answer(f"{settings.redis_address}: {'  '.join(parts)}".translate(HARMLESS) + "\n")
+    screen.row(f"{settings.redis_address}: {'  '.join(parts)}")
     for section in sections(now, between):
-        screen.answer("\n")
-        screen.table([column.removeprefix(">") for column in section.columns], section.rows)
+        screen.row("")
+        screen.table([column.title for column in section.columns], section.rows[:LISTED])
+        if (hidden := len(section.rows) - LISTED) > 0:
+            screen.row(f"{more(hidden)}: see --json")

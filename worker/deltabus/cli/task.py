@@ -197,7 +197,7 @@ class _Lines:
             notes = [piece.text.removeprefix(kind).lstrip(", ") for piece in pieces if piece.kind in {"note", "void"}]
             detail = " ".join([*([msgspec.json.encode(text).decode()] if text else []), *notes])
             shown = "end" if event.id == keys.SEAL else event.id
-            self._screen.answer(f"{task.id:<{self._width}}  {shown:<8} {kind:<9} {detail}".rstrip() + "\n")
+            self._screen.row(f"{task.id:<{self._width}}  {shown:<8} {kind:<9} {detail}".rstrip())
             raise_if_lost(event)
 
 
