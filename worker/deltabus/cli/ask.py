@@ -10,7 +10,7 @@ import click
 
 from deltabus.cli import exits
 from deltabus.cli.options import Command, Session, pass_session
-from deltabus.cli.screens import HARMLESS, Screen
+from deltabus.cli.screens import Screen
 from deltabus.cli.server import client
 from deltabus.errors import BusUnavailable
 from deltabus.redisurl import Node
@@ -188,8 +188,5 @@ def _print_memory(screen: Screen, masters: Iterable[Redis], rq_prefix: str) -> N
 
     screen.wait("walking through all keys")
     kinds = census.count(masters, rq_prefix, lambda number: screen.wait(f"walking through all keys: {number:,}"))
-    rows = [
-        [kind.name, f"{kind.keys:,}", size(kind.bytes), size(kind.largest_bytes), kind.largest.translate(HARMLESS)]
-        for kind in kinds
-    ]
+    rows = [[kind.name, f"{kind.keys:,}", size(kind.bytes), size(kind.largest_bytes), kind.largest] for kind in kinds]
     screen.table(["kind", "keys", "bytes", "largest", "which"], rows)
