@@ -22,6 +22,7 @@ from deltabus.errors import ConfigError
 from deltabus.health import Health
 from deltabus.instruments import serve
 from deltabus.intake import Intake
+from deltabus.metrics.exposition import Exposition
 from deltabus.roster import Roster
 from deltabus.settings import Settings
 from deltabus.statusserver import CONNECTIONS
@@ -138,6 +139,54 @@ def test_idle_connections_do_not_keep_a_probe_out(port):
         # The oldest were cut off.
         idle[0].settimeout(DEADLINE)
         assert idle[0].recv(1) == b""
+
+
+def test_clients_that_never_finish_asking_do_not_keep_a_probe_out(port):
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * CONNECTIONS):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            slow.sendall(b"GET /metrics HTTP/1.0\r\nX-Slow: ")
+        assert ask(port, "/livez")[0] == 200
+
+
+def test_more_scrapers_than_there_are_places_are_all_answered(port, monkeypatch):
+    gate, coming = threading.Event(), threading.Semaphore(0)
+    render = Exposition.render
+
+    def wait(*args: Any) -> Any:
+        coming.release()
+        assert gate.wait(DEADLINE)
+        return render(*args)
+
+    monkeypatch.setattr(Exposition, "render", wait)
+    with contextlib.ExitStack() as stack:
+        asking = []
+        for _ in range(CONNECTIONS + 20):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE))
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            asking.append(connection)
+        for _ in range(CONNECTIONS):
+            assert coming.acquire(timeout=DEADLINE)
+        gate.set()
+        for connection in asking:
+            assert connection.recv(15) == b"HTTP/1.0 200 OK"
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "localhost", "127.0.0.1"])
+def test_it_listens_on_whatever_names_this_machine(site, host):
+    port = free_port()
+    with serve(Roster(), Settings(metrics_port=port, metrics_host=host), site.redis, ["chat"]):
+        shown = "[::1]" if "::" in host else host
+        with urllib.request.urlopen(f"http://{shown}:{port}/metrics", timeout=DEADLINE) as answer:
+            assert answer.status == 200
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "1.2.3.4.5", "a" * 70, "[::1]:80", "::1::1"])
+def test_an_address_that_is_none_is_a_clear_error(site, host):
+    port = free_port()
+    with pytest.raises(ConfigError) as caught:
+        serve(Roster(), Settings(metrics_port=port, metrics_host=host), site.redis, ["chat"])
+    assert str(caught.value).startswith(f"metrics_port: cannot listen on {host}:{port}: ")
 
 
 def test_garbage_is_refused_and_the_next_request_answered(port, capfd):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -304,3 +305,25 @@ def test_the_redis_password_is_a_secret_and_in_no_repr(url):
     loaded = Settings(redis_url=url)
     assert loaded.secrets == {"hunter22"}
     assert "hunter" not in repr(loaded) + loaded.redis_address + str(loaded.describe())
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_file_that_is_none_is_one_clear_error_and_never_waited_for(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    path = Path("deltabus.toml")
+    given = path if named else None
+    os.mkfifo(path)
+    assert complaint(given) == "deltabus.toml is a pipe, not a file: name a file that can be read more than once"
+    path.unlink()
+    path.mkdir()
+    assert complaint(given) == "cannot read deltabus.toml: Is a directory"
+    path.rmdir()
+    path.symlink_to("nowhere")
+    assert complaint(given) == "cannot read deltabus.toml: No such file or directory"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert complaint(given) == "deltabus.toml is a device, not a file: name a file that can be read more than once"
+
+
+def test_the_null_device_is_a_file_without_settings():
+    assert settings.load(Path(os.devnull), {}).concurrency == Settings().concurrency

@@ -32,7 +32,8 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     if named := environ.get(VARIABLE):
         return Path(named)
     default = Path(DEFAULT_NAME)
-    return default if default.is_file() else None
+    # Whatever it is: one that cannot be read must not pass for none.
+    return default if os.path.lexists(default) else None
 
 
 def distrust(path: Path) -> str:
@@ -60,7 +61,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         # Editors on Windows begin a file with a mark that nobody sees, and for which TOML has no place.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(_content(path).decode("utf-8-sig"))
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:
@@ -69,6 +70,20 @@ def read(path: Path) -> dict[str, Any]:
         raise _not_toml(path, exc) from exc
     except (ValueError, RecursionError) as exc:  # what tomllib lets out: a number of too many digits, endless nesting
         raise ConfigError(f"{path}: not TOML: {exc}") from exc
+
+
+def _content(path: Path) -> bytes:
+    # Opening a pipe waits for somebody who writes into it, and some devices never end.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode) and path != Path(os.devnull):
+            # Each process reads it anew, and a pipe can be read once.
+            raise ConfigError(f"{path} is {_kind(mode)}, not a file: name a file that can be read more than once")
+        return file.read()
+
+
+def _kind(mode: int) -> str:
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device"
 
 
 def is_text(value: str) -> bool:

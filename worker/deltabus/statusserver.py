@@ -1,8 +1,8 @@
 """`/metrics`, `/healthz`, `/livez` and `/readyz` over HTTP, from a thread: it answers while the event loop hangs.
 
-One answer a connection, a handful of connections at once, seconds for each: whoever cannot keep to that is cut
-off, the oldest first, so that a probe always gets through. There is no authentication: by default only this
-machine can reach it.
+One answer a connection, some dozens of connections at once, the others wait for their turn. Where they would have to
+wait for a client that neither asks nor reads, that one is cut off, so that a probe always gets through; one that is
+being answered never is. There is no authentication: by default only this machine can reach it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -28,11 +29,14 @@ from deltabus.metrics import queuesight
 from deltabus.metrics.exposition import Exposition
 from deltabus.roster import Roster
 
-#: Connections at once; one more, and the oldest is cut off.
-CONNECTIONS: Final = 16
+#: Connections at once.
+CONNECTIONS: Final = 64
 
 #: Connections that may wait to be accepted.
-BACKLOG: Final = 128
+BACKLOG: Final = 1024
+
+#: Seconds that a client may take to ask, and to read its answer, while others wait for its place.
+HURRY: Final = 0.5
 
 #: Seconds that a client may take for each step of its request.
 PATIENCE: Final = 5.0
@@ -67,10 +71,11 @@ class StatusServer:
         self._ping_at = 0.0
         self._problem: str | None = None
         try:
-            self._server = _Server((host, port), self)
-        except OSError as exc:
+            self._server = _Server((host.strip("[]"), port), self)
+        except (OSError, UnicodeError) as exc:  # the latter: what cannot be the name of a host
+            why = exc.strerror if isinstance(exc, OSError) else "no address"
             raise ConfigError(
-                f"metrics_port: cannot listen on {host}:{port}: {exc.strerror}; choose another port or address"
+                f"metrics_port: cannot listen on {host}:{port}: {why}; choose another port or address"
             ) from exc
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="deltabus status", kwargs={"poll_interval": 0.2}, daemon=True
@@ -89,8 +94,7 @@ class StatusServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.close()
         self._thread.join()
         self._redis.close()
 
@@ -146,23 +150,52 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, where: tuple[str, int], status: StatusServer) -> None:
         self.status = status
-        self._open: dict[socket.socket, None] = {}
-        self._opening = threading.Lock()
-        if ":" in where[0]:
-            self.address_family = socket.AF_INET6
-        super().__init__(where, _Handler)
+        self._closing = False
+        #: Open connections, and since when it is for the client to do something; None: it is for us.
+        self._open: dict[socket.socket, float | None] = {}
+        self._changed = threading.Condition()
+        found = socket.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # Of a name that has both, IPv4: what everybody tries.
+        self.address_family, *_, (host, *_) = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        super().__init__((str(host), where[1]), _Handler)
+
+    def server_bind(self) -> None:
+        # The HTTP server's own asks the DNS for a name that nobody needs, and may wait for it.
+        TCPServer.server_bind(self)
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self.shutdown()
+        self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        with self._opening:
-            while len(self._open) >= CONNECTIONS:
-                _cut(next(iter(self._open)))
-                del self._open[next(iter(self._open))]
-            self._open[request] = None
+        with self._changed:
+            while len(self._open) >= CONNECTIONS and not self._closing:
+                idle = [(since, connection) for connection, since in self._open.items() if since is not None]
+                since, slowest = min(idle, key=lambda entry: entry[0], default=(None, None))
+                rest = HURRY if since is None else since + HURRY - time.monotonic()
+                if slowest is not None and rest <= 0:
+                    _cut(slowest)
+                    del self._open[slowest]
+                else:
+                    self._changed.wait(rest)
+            self._open[request] = time.monotonic()
         super().process_request(request, client_address)
 
+    def turn(self, request: socket.socket, *, ours: bool) -> None:
+        """Say whose turn it is on a connection."""
+        with self._changed:
+            if request in self._open:  # else it was cut
+                self._open[request] = None if ours else time.monotonic()
+                self._changed.notify_all()
+
     def shutdown_request(self, request: Any) -> None:
-        with self._opening:
+        with self._changed:
             self._open.pop(request, None)
+            self._changed.notify_all()
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -180,9 +213,11 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
+        self.server.turn(self.connection, ours=True)
         status, media_type, body = self.server.status.answer(
             self.path.partition("?")[0], self.headers.get("Accept", "")
         )
+        self.server.turn(self.connection, ours=False)
         self.send_response(status)
         self.send_header("Content-Type", media_type)
         self.send_header("Content-Length", str(len(body)))
