@@ -271,6 +271,9 @@ def test_what_has_finished_cannot_be_cancelled(run: Run) -> None:
     assert done.returncode == exits.FAILED
     assert "over-1 has already finished" in done.stderr
     assert json.loads(run("cancel", "over-1", "--json").stdout) == {"task": "over-1", "cancelled": False}
+    run("enqueue", "deltabus.tasks.chat", '{"request": {"messages": "x"}}', "--id", "waits-1", "--queue", "elsewhere")
+    done = run("cancel", "over-1", "never-was", "waits-1")
+    assert (done.returncode, done.stdout) == (exits.USAGE, "waits-1 is being cancelled\n")
 
 
 def test_check_reports_what_there_is(run: Run, url: str) -> None:
@@ -296,7 +299,7 @@ def test_check_says_how_to_mend_a_server_that_evicts(run: Run, url: str) -> None
         finally:
             redis.config_set("maxmemory", "0")
     assert done.returncode == exits.FAILED
-    assert "to mend it: redis-cli CONFIG SET maxmemory-policy noeviction" in done.stdout
+    assert "to mend it: deltabus redis CONFIG SET maxmemory-policy noeviction" in done.stdout
 
 
 def test_check_tells_a_user_without_rights(run: Run, url: str) -> None:

@@ -128,8 +128,11 @@ def port(site) -> Iterator[int]:
 
 
 def test_a_port_that_is_taken_is_a_clear_error(port, site):
-    with pytest.raises(ConfigError, match=f"metrics_port: cannot listen on 127.0.0.1:{port}: Address already in use"):
+    with pytest.raises(
+        ConfigError, match=f"metrics_port: cannot listen on 127.0.0.1:{port}: Address already in use"
+    ) as caught:
         serve(Roster(), Settings(metrics_port=port), site.redis, ["chat"])
+    assert "--metrics-port 0" in str(caught.value)
 
 
 def test_idle_connections_do_not_keep_a_probe_out(port):

@@ -36,6 +36,12 @@ def test_however_many_meet_it_and_however_often_it_is_said_once(said):
     assert said()[1:] == [("INFO", "Redis at here:1 is back after 2.5 s")]
 
 
+def test_a_process_without_a_file_left_is_told_that_it_is_not_redis(said):
+    Outage("here:1").meets("lease", OSError(24, "Too many open files"))
+    ((_, words),) = said()
+    assert words.endswith("raise its limit (LimitNOFILE=, ulimit -n), or lower `concurrency`")
+
+
 def test_who_was_served_all_the_time_has_nothing_to_say(said):
     Outage("here:1").is_over_for("lease")
     assert said() == []

@@ -6,7 +6,9 @@ memory or no disk left. A worker meets that in several places at once, each of w
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Final
@@ -74,4 +76,7 @@ class Outage:
 
 def _words(reason: object) -> str:
     """The reason, where it has words; an error of the operating system may have none."""
-    return str(reason) or type(reason).__name__
+    words = str(reason) or type(reason).__name__
+    if os.strerror(errno.EMFILE) in words:  # then it is not Redis
+        words += " This process has no file left: raise its limit (LimitNOFILE=, ulimit -n), or lower `concurrency`"
+    return words

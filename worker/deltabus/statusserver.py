@@ -75,7 +75,8 @@ class StatusServer:
         except (OSError, UnicodeError) as exc:  # the latter: what cannot be the name of a host
             why = exc.strerror if isinstance(exc, OSError) else "no address"
             raise ConfigError(
-                f"metrics_port: cannot listen on {host}:{port}: {why}; choose another port or address"
+                f"metrics_port: cannot listen on {host}:{port}: {why}; choose another port or address, or none: "
+                "--metrics-port 0"
             ) from exc
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="deltabus status", kwargs={"poll_interval": 0.2}, daemon=True
@@ -131,7 +132,7 @@ class StatusServer:
                     self._redis.ping()
                     self._problem = None
                 except (RedisError, OSError) as exc:
-                    self._problem = f"Redis does not answer: {type(exc).__name__}"
+                    self._problem = f"Redis does not answer: {str(exc) or type(exc).__name__}"
                 self._ping_at = time.monotonic() + PING_INTERVAL
             return self._problem
 

@@ -93,7 +93,7 @@ def _eviction(around: Surroundings) -> Verdict:
     return (
         "error",
         f"`{policy}`: when memory runs out, Redis drops queues, leases and logs without a word",
-        "redis-cli CONFIG SET maxmemory-policy noeviction, and in redis.conf",
+        "deltabus redis CONFIG SET maxmemory-policy noeviction, and in redis.conf",
     )
 
 
@@ -103,7 +103,7 @@ def _memory(around: Surroundings) -> Verdict:
     return (
         "warning",
         "`maxmemory` is not set: Redis grows until the system kills it, instead of refusing new tasks",
-        "redis-cli CONFIG SET maxmemory …, three quarters of what the machine has",
+        "deltabus redis CONFIG SET maxmemory …, three quarters of what the machine has",
     )
 
 
@@ -116,10 +116,10 @@ def _persistence(around: Surroundings) -> Verdict:
             return (
                 "warning",
                 "`appendfsync no`: a power cut loses what the system had not written, some 30 seconds",
-                "redis-cli CONFIG SET appendfsync everysec",
+                "deltabus redis CONFIG SET appendfsync everysec",
             )
         return None
-    fix = "redis-cli CONFIG SET appendonly yes, and in redis.conf"
+    fix = "deltabus redis CONFIG SET appendonly yes, and in redis.conf"
     if not server.config:
         return "warning", "no append-only file, and the server does not tell about snapshots", fix
     if not server.config.get("save"):
@@ -141,7 +141,7 @@ def _replicas(around: Surroundings) -> Verdict:
         return (
             "warning",
             "`min-replicas-to-write 0`: a primary that is cut off goes on taking tasks, which a failover then loses",
-            "redis-cli CONFIG SET min-replicas-to-write 1",
+            "deltabus redis CONFIG SET min-replicas-to-write 1",
         )
     return None
 

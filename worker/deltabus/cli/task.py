@@ -63,14 +63,15 @@ Examples:
 Exit code: 0 completed, 1 failed, cancelled, or not finished within --timeout.
 """
 
-CANCEL = """Cancel a task: before it starts, or while it runs. The connection to the provider is closed.
+CANCEL = """Cancel tasks: before they start, or while they run. The connection to the provider is closed.
 
 \b
 Examples:
   deltabus cancel 3f1c…
   deltabus cancel 3f1c… --reason "the user left"
+  xargs deltabus cancel < tasks.txt
 
-Exit code: 0 if it will end as cancelled, 1 if it had already finished.
+Exit code: 0 if all will end as cancelled, 1 if one had already finished, 2 if one is unknown.
 """
 
 
@@ -231,24 +232,32 @@ def result(session: Session, *, task: str, timeout: float | None, as_json: bool)
 
 
 @click.command("cancel", cls=Command, help=CANCEL)
-@click.argument("task", metavar="ID", callback=_task_id, shell_complete=complete.tasks)
+@click.argument("tasks", nargs=-1, required=True, metavar="ID...", callback=_task_id, shell_complete=complete.tasks)
 @click.option("--reason", help="Why; subscribers see it.")
-@click.option("--json", "as_json", is_flag=True, help="Print an object: task and cancelled.")
+@click.option("--json", "as_json", is_flag=True, help="Print an object for each: task and cancelled.")
 @pass_session
-def cancel(session: Session, *, task: str, reason: str | None, as_json: bool) -> int:
+def cancel(session: Session, *, tasks: tuple[str, ...], reason: str | None, as_json: bool) -> int:
     screen = Screen()
 
     async def work() -> int:
         from deltabus.bus import AsyncBus
 
+        code = exits.DONE
         async with AsyncBus(settings=session.settings) as bus:
-            accepted = await bus.task(task).cancel(reason)
-        if as_json:
-            screen.json({"task": task, "cancelled": accepted})
-        elif accepted:
-            screen.answer(f"{task} is being cancelled\n")
-        else:
-            screen.error(f"{task} has already finished; see it with: {session.command('result', task)}")
-        return exits.DONE if accepted else exits.FAILED
+            for task in dict.fromkeys(tasks):
+                try:
+                    accepted = await bus.task(task).cancel(reason)
+                except TaskNotFound as exc:  # the others are there, perhaps
+                    screen.error(str(exc))
+                    code = exits.USAGE
+                    continue
+                if as_json:
+                    screen.json({"task": task, "cancelled": accepted})
+                elif accepted:
+                    screen.answer(f"{task} is being cancelled\n")
+                else:
+                    screen.error(f"{task} has already finished; see it with: {session.command('result', task)}")
+                code = max(code, exits.DONE if accepted else exits.FAILED)
+        return code
 
     return run(session, screen, {}, work)
