@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import contextlib
 import os
@@ -12,9 +13,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Self
 
+import forkserver
 from click.testing import CliRunner
 
 from deltabus.cli import main
@@ -59,6 +62,13 @@ def deltabus(
     return subprocess.CompletedProcess(words, result.exit_code, result.stdout_bytes, result.stderr_bytes)
 
 
+@cache
+def _server() -> forkserver.ForkServer:
+    server = forkserver.ForkServer(environ())
+    atexit.register(server.stop)
+    return server
+
+
 def free_port() -> int:
     """A TCP port on which nobody listens, at the moment."""
     with socket.socket() as probe:
@@ -69,21 +79,33 @@ def free_port() -> int:
 class Background:
     """A process that goes on while the test does other things, and what it says; a context manager.
 
-    It has a process group of its own, as a shell gives one to each job, and hears Ctrl+C at the end.
+    It has a process group of its own, as a shell gives one to each job, and hears Ctrl+C at the end. A command line of
+    ours comes from the fork server, unless it is to be `fresh`: where its start is what is tested.
     """
 
     def __init__(
-        self, command: Sequence[str], *, folder: Path | None = None, environ: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        folder: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        fresh: bool = False,
     ) -> None:
-        self.process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=None if environ is None else dict(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
+        environ = dict(os.environ if environ is None else environ)
+        words = tuple(command)
+        self.process: forkserver.Forked | subprocess.Popen[bytes]
+        if not fresh and words[: len(DELTABUS)] == DELTABUS and forkserver.available() and _server().suits(environ):
+            self.process = _server().start([*words[len(DELTABUS) :]], folder=folder, environ=environ)
+        else:
+            self.process = subprocess.Popen(
+                words,
+                cwd=folder,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
         self._said: list[str] = []
         self._over = False
         self._more = threading.Condition()

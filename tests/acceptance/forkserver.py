@@ -1,0 +1,206 @@
+"""Starts the command line without loading its modules each time: most of what a worker costs that runs a few tasks.
+
+A fork server as `multiprocessing` has one: a process that has loaded what `deltabus worker` loads, and run nothing of
+it. For each command it forks, and the child runs `python -m deltabus.cli` from its first line, in an environment, a
+folder and a process group of its own, with no descriptor but the standard ones. What the interpreter or a module reads
+from the environment while it loads must be what the server was started with: anything else is for a fresh process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+#: What a worker has loaded when it has run its first task, with a provider on the web and with that of the tests.
+MODULES = ("deltabus.cli.worker", "deltabus.worker", "deltabus.instruments", "deltabus_echo", "deltabus_openai")
+
+#: Variables that count while modules load.
+AT_LOADING = re.compile("PYTHON|LANG|LC_|LD_|MALLOC_|TZ$|SSL_|RQ_|OTEL_|AIOHTTP_|COVERAGE_")
+
+#: Bytes that a request may have; an environment is most of it.
+REQUEST_BYTES = 200_000
+
+#: Bytes of a process id or an exit code.
+NUMBER_BYTES = 8
+
+
+class Forked:
+    """A process that the server has forked; as much of `subprocess.Popen` as tests ask."""
+
+    def __init__(self, pid: int, status: int, stdout: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self.stdout = os.fdopen(stdout, "rb", buffering=0)
+        self._status = status
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs; -n where signal n ended it."""
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it takes longer than so many seconds.
+        """
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"forked process {self.pid}", timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _ended(self, timeout: float | None) -> int | None:
+        with self._lock:
+            if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+                self.returncode = _heard(self._status)
+                os.close(self._status)
+            return self.returncode
+
+
+class ForkServer:
+    """The server, as whoever asks it for processes sees it; it ends with this process.
+
+    Args:
+        environ: its environment.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._at_loading = _at_loading(environ)
+        self._lock = threading.Lock()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", __file__, str(theirs.fileno())],
+                env=dict(environ),
+                stdin=subprocess.DEVNULL,
+                # Nothing comes there; but what is forked has pipes too, and inherits streams that were made for pipes.
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def suits(self, environ: Mapping[str, str]) -> bool:
+        """Whether a process from scratch would have loaded the same in this environment."""
+        return _at_loading(environ) == self._at_loading
+
+    def start(self, arguments: list[str], *, folder: Path | None, environ: Mapping[str, str]) -> Forked:
+        """`deltabus` with these arguments; what it says on both outputs comes on `stdout`."""
+        request = {"arguments": arguments, "folder": str(folder or Path.cwd()), "environ": dict(environ)}
+        stdout, theirs = os.pipe()
+        status, ended = os.pipe()
+        try:
+            with self._lock:
+                socket.send_fds(self._control, [json.dumps(request).encode()], [theirs, ended])
+        finally:
+            os.close(theirs)
+            os.close(ended)
+        return Forked(_heard(status), status, stdout)
+
+    def stop(self) -> None:
+        """End it, and with it what it has forked."""
+        self._control.close()
+        self._process.wait()
+
+
+def available() -> bool:
+    """Whether there can be one: on Linux, where nobody measures coverage, which begins when an interpreter starts."""
+    return sys.platform == "linux" and not any(name.startswith("COVERAGE_") for name in os.environ)
+
+
+def _heard(descriptor: int) -> int:
+    said = os.read(descriptor, NUMBER_BYTES)
+    assert len(said) == NUMBER_BYTES, "the fork server is gone"
+    return int.from_bytes(said, signed=True)
+
+
+def _at_loading(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if AT_LOADING.match(name)}
+
+
+# What follows runs in the server.
+
+
+def _serve(control: socket.socket) -> dict[str, Any]:
+    """Fork for each request; returns in the child, with the request. Ends when nobody can ask any more."""
+    children: dict[int, tuple[int, int]] = {}
+    while True:
+        for ready in select.select([control.fileno(), *children], [], [])[0]:
+            if ready != control.fileno():
+                pid, ended = children.pop(ready)
+                os.close(ready)
+                _tell(ended, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                os.close(ended)
+                continue
+            message, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, 2)
+            if not message:
+                _leave(pid for pid, _ in children.values())
+            stdout, ended = descriptors
+            pid = os.fork()
+            if not pid:
+                os.setpgid(0, 0)
+                os.dup2(stdout, 1)
+                os.dup2(stdout, 2)
+                others = [number for child, (_, told) in children.items() for number in (child, told)]
+                for descriptor in (control.detach(), stdout, ended, *others):
+                    os.close(descriptor)
+                request: dict[str, Any] = json.loads(message)
+                return request
+            os.close(stdout)
+            children[os.pidfd_open(pid)] = (pid, ended)
+            # Both sides do this: whichever comes first, the group is there before anybody signals it.
+            with contextlib.suppress(PermissionError, ProcessLookupError):
+                os.setpgid(pid, pid)
+            _tell(ended, pid)
+
+
+def _tell(descriptor: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(descriptor, number.to_bytes(NUMBER_BYTES, signed=True))
+
+
+def _leave(pids: Any) -> NoReturn:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    sys.exit()
+
+
+def _main(descriptor: int) -> None:
+    for module in MODULES:
+        importlib.import_module(module)
+    assert threading.active_count() == 1, "a thread does not survive a fork"
+    request = _serve(socket.socket(fileno=descriptor))
+    os.environ.clear()
+    os.environ.update(request["environ"])
+    os.chdir(request["folder"])
+    sys.argv = ["deltabus", *request["arguments"]]
+    runpy.run_module("deltabus.cli", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))
