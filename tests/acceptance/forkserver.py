@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 #: What a worker has loaded when it has run its first task, with a provider on the web and with that of the tests.
-MODULES = ("deltabus.cli.worker", "deltabus.worker", "deltabus.instruments", "deltabus_echo", "deltabus_openai")
+MODULES = (
+    "deltabus.cli.worker",
+    "deltabus.worker",
+    "deltabus.instruments",
+    "deltabus.tasks",
+    "deltabus_echo",
+    "deltabus_openai",
+    "uvloop",
+)
 
 #: Variables that count while modules load.
 AT_LOADING = re.compile("PYTHON|LANG|LC_|LD_|MALLOC_|TZ$|SSL_|RQ_|OTEL_|AIOHTTP_|COVERAGE_")

@@ -34,7 +34,7 @@ def start(redis_url: str) -> Any:
     started: list[Background] = []
 
     def start(*words: str) -> Background:
-        started.append(Background([*DELTABUS, "worker", *words], environ=environ(redis_url)))
+        started.append(Background([*DELTABUS, "worker", *words], environ=environ(redis_url), fresh=True))
         return started[-1]
 
     yield start
