@@ -54,8 +54,9 @@ def test_the_second_signal_hands_back_at_once_and_an_echo_of_the_first_does_not(
             scene.streams(task)
         for pid in pids(said):
             os.kill(pid, signal.SIGTERM)
-        supervisor.wait_for('"draining"', 2)
         supervisor.process.send_signal(signal.SIGTERM)
+        supervisor.wait_for('"draining"', 2)
+        supervisor.wait_for("stopping; processes finish")  # its clock of echoes begins when it hears the signal
         with pytest.raises(subprocess.TimeoutExpired):
             supervisor.process.wait(ECHO)
         assert "handing back" not in supervisor.said
