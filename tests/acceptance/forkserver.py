@@ -1,9 +1,10 @@
-"""Starts the command line without loading its modules each time: most of what a worker costs that runs a few tasks.
+"""Starts Python programs without loading our modules each time: most of what a worker costs that runs a few tasks.
 
 A fork server as `multiprocessing` has one: a process that has loaded what `deltabus worker` loads, and run nothing of
-it. For each command it forks, and the child runs `python -m deltabus.cli` from its first line, in an environment, a
-folder and a process group of its own, with no descriptor but the standard ones. What the interpreter or a module reads
-from the environment while it loads must be what the server was started with: anything else is for a fresh process.
+it. For each command it forks, and the child runs the module or the program of the command from its first line, in an
+environment, a folder and a process group of its own, with no descriptor but the standard ones. What the interpreter or
+a module reads from the environment while it loads must be what the server was started with: anything else is for a
+fresh process.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 #: What a worker has loaded when it has run its first task, with a provider on the web and with that of the tests.
 MODULES = (
@@ -37,6 +38,9 @@ MODULES = (
 
 #: Variables that count while modules load.
 AT_LOADING = re.compile("PYTHON|LANG|LC_|LD_|MALLOC_|TZ$|SSL_|RQ_|OTEL_|AIOHTTP_|COVERAGE_")
+
+#: The commands that it can run; a line a word.
+_COMMAND = re.compile(re.escape(sys.executable) + r"\n(-P\n)?(-m|-c)\n")
 
 #: Bytes that a request may have; an environment is most of it.
 REQUEST_BYTES = 200_000
@@ -113,13 +117,13 @@ class ForkServer:
                 start_new_session=True,
             )
 
-    def suits(self, environ: Mapping[str, str]) -> bool:
-        """Whether a process from scratch would have loaded the same in this environment."""
-        return _at_loading(environ) == self._at_loading
+    def suits(self, command: Sequence[str], environ: Mapping[str, str]) -> bool:
+        """Whether this is a module or a program for this Python, and a fresh process would have loaded the same."""
+        return _COMMAND.match("\n".join(command)) is not None and _at_loading(environ) == self._at_loading
 
-    def start(self, arguments: list[str], *, folder: Path | None, environ: Mapping[str, str]) -> Forked:
-        """`deltabus` with these arguments; what it says on both outputs comes on `stdout`."""
-        request = {"arguments": arguments, "folder": str(folder or Path.cwd()), "environ": dict(environ)}
+    def start(self, command: Sequence[str], *, folder: Path | None, environ: Mapping[str, str]) -> Forked:
+        """Run a command that suits; what it says on both outputs comes on `stdout`."""
+        request = {"command": list(command), "folder": str(folder or Path.cwd()), "environ": dict(environ)}
         stdout, theirs = os.pipe()
         status, ended = os.pipe()
         try:
@@ -133,7 +137,7 @@ class ForkServer:
     def stop(self) -> None:
         """End it, and with it what it has forked."""
         self._control.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 def available() -> bool:
@@ -160,14 +164,14 @@ def _serve(control: socket.socket) -> dict[str, Any]:
     while True:
         for ready in select.select([control.fileno(), *children], [], [])[0]:
             if ready != control.fileno():
-                pid, ended = children.pop(ready)
-                os.close(ready)
-                _tell(ended, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-                os.close(ended)
+                _bury(ready, *children.pop(ready))
                 continue
             message, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, 2)
             if not message:
-                _leave(pid for pid, _ in children.values())
+                for child, (pid, ended) in children.items():
+                    os.kill(pid, signal.SIGKILL)
+                    _bury(child, pid, ended)
+                sys.exit()
             stdout, ended = descriptors
             pid = os.fork()
             if not pid:
@@ -187,15 +191,15 @@ def _serve(control: socket.socket) -> dict[str, Any]:
             _tell(ended, pid)
 
 
+def _bury(child: int, pid: int, ended: int) -> None:
+    os.close(child)
+    _tell(ended, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    os.close(ended)
+
+
 def _tell(descriptor: int, number: int) -> None:
     with contextlib.suppress(BrokenPipeError):
         os.write(descriptor, number.to_bytes(NUMBER_BYTES, signed=True))
-
-
-def _leave(pids: Any) -> NoReturn:
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    sys.exit()
 
 
 def _main(descriptor: int) -> None:
@@ -206,8 +210,22 @@ def _main(descriptor: int) -> None:
     os.environ.clear()
     os.environ.update(request["environ"])
     os.chdir(request["folder"])
-    sys.argv = ["deltabus", *request["arguments"]]
-    runpy.run_module("deltabus.cli", run_name="__main__", alter_sys=True)
+    _run(request["command"][1:])
+
+
+def _run(words: list[str]) -> None:
+    """As Python does it with these arguments."""
+    safe_path = words[0] == "-P"
+    option, what, *arguments = words[safe_path:]
+    sys.argv = [option, *arguments]
+    if option == "-m":
+        if not safe_path:
+            sys.path.insert(0, str(Path.cwd()))
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        if not safe_path:
+            sys.path.insert(0, "")
+        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})  # what `-c` is
 
 
 if __name__ == "__main__":

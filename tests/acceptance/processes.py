@@ -63,7 +63,10 @@ def deltabus(
 
 
 @cache
-def _server() -> forkserver.ForkServer:
+def fork_server() -> forkserver.ForkServer | None:
+    """The fork server of this test process, where there can be one."""
+    if not forkserver.available():
+        return None
     server = forkserver.ForkServer(environ())
     atexit.register(server.stop)
     return server
@@ -79,8 +82,8 @@ def free_port() -> int:
 class Background:
     """A process that goes on while the test does other things, and what it says; a context manager.
 
-    It has a process group of its own, as a shell gives one to each job, and hears Ctrl+C at the end. A command line of
-    ours comes from the fork server, unless it is to be `fresh`: where its start is what is tested.
+    It has a process group of its own, as a shell gives one to each job, and hears Ctrl+C at the end. Where it can,
+    it comes from the fork server, unless it is to be `fresh`: where its start or its memory is what is tested.
     """
 
     def __init__(
@@ -94,8 +97,8 @@ class Background:
         environ = dict(os.environ if environ is None else environ)
         words = tuple(command)
         self.process: forkserver.Forked | subprocess.Popen[bytes]
-        if not fresh and words[: len(DELTABUS)] == DELTABUS and forkserver.available() and _server().suits(environ):
-            self.process = _server().start([*words[len(DELTABUS) :]], folder=folder, environ=environ)
+        if not fresh and (server := fork_server()) and server.suits(words, environ):
+            self.process = server.start(words, folder=folder, environ=environ)
         else:
             self.process = subprocess.Popen(
                 words,

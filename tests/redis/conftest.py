@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import select
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +20,7 @@ import redis
 import redis.asyncio
 import structlog
 from click.testing import CliRunner
+from processes import Background
 from rq import Queue, SimpleWorker
 from rq.cli import main as rq_cli
 from rq.command import send_shutdown_command
@@ -151,25 +150,23 @@ class Site:
         return worker
 
     @contextlib.contextmanager
-    def process(self, *arguments: str, **environ: str) -> Iterator[Process]:
+    def process(self, *arguments: str, fresh: bool = False, **environ: str) -> Iterator[Background]:
         """`rq <arguments>` as a process, killed at the end if it is still there."""
-        process = Process([sys.executable, "-m", "rq.cli", *arguments, "--url", self.url], environ)
-        try:
-            yield process
-        finally:
-            process.close()
+        command = [sys.executable, "-m", "rq.cli", *arguments, "--url", self.url]
+        folder = Path(__file__).parent  # no deltabus.toml
+        variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environ}
+        with Background(command, folder=folder, environ=variables, fresh=fresh) as process:
+            try:
+                yield process
+            finally:
+                process.process.kill()
 
     def work_until_killed_at(self, step: str, *queues: str, **environ: str) -> None:
         """Run an AsyncWorker as a process that is killed when it comes to this method of its `Ledger` or `Log`."""
         command = [sys.executable, "-c", KILLED_AT.format(step=step), "worker", "--url", self.url]
-        killed = subprocess.run(
-            [*command, "--worker-class", "deltabus.worker.AsyncWorker", *(queues or ["chat"])],
-            env={**os.environ, **environ},
-            capture_output=True,
-            timeout=DEADLINE,
-            check=False,
-        )
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        command += ["--worker-class", "deltabus.worker.AsyncWorker", *(queues or ["chat"])]
+        with Background(command, environ={**os.environ, "PYTHONUNBUFFERED": "1", **environ}) as process:
+            assert process.end() == -signal.SIGKILL, process.said
 
     def rq(self, *arguments: str) -> str:
         """What `rq <arguments>` prints; for commands that come to an end and change nothing in this process."""
@@ -246,50 +243,6 @@ class Deaf(SimpleWorker):
 
     def subscribe(self) -> None:
         pass
-
-
-class Process:
-    """An `rq` command."""
-
-    def __init__(self, command: list[str], environ: dict[str, str]) -> None:
-        self.popen = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environ},
-            cwd=Path(__file__).parent,  # no deltabus.toml
-        )
-        self.output = b""
-
-    def says(self, text: str) -> None:
-        """Block until the process has printed this."""
-        stdout = self.popen.stdout
-        assert stdout is not None
-        deadline = time.monotonic() + DEADLINE
-        while text.encode() not in self.output:
-            ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
-            more = os.read(stdout.fileno(), 65536) if ready else b""
-            self.output += more
-            assert more, f"does not say {text!r}: {self.output.decode()}"
-
-    def rest(self) -> str:
-        """All it has printed, when it has ended."""
-        assert self.popen.stdout is not None
-        self.output += self.popen.stdout.read()
-        return self.output.decode()
-
-    def signal(self, number: int) -> None:
-        self.popen.send_signal(number)
-
-    def wait(self) -> int:
-        return self.popen.wait(DEADLINE)
-
-    def close(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
-        assert self.popen.stdout is not None
-        self.popen.stdout.close()
 
 
 @pytest.fixture

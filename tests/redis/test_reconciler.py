@@ -167,8 +167,8 @@ def test_a_log_that_was_left_open_by_a_worker_that_died_before_its_job_was_cance
     job = site.enqueue(script={"words": 1000, "interval": 0.02})
     with site.process("worker", "--worker-class", "deltabus.worker.AsyncWorker", "chat") as worker:
         site.streams(job.id)
-        worker.signal(signal.SIGKILL)
-        worker.wait()
+        worker.process.send_signal(signal.SIGKILL)
+        worker.end()
     site.fetch(job).cancel()
     rounds(2)
     assert isinstance(site.ending(job.id), Cancelled)
@@ -179,7 +179,7 @@ def test_the_log_of_a_task_whose_work_horse_was_killed_is_sealed_as_rq_has_it(si
     with site.process("worker", "--serializer", "json", "--burst", "chat") as worker:
         site.streams(job.id)
         send_kill_horse_command(site.redis, site.fetch(job).worker_name)
-        worker.wait()
+        worker.end()
     assert site.fetch(job).get_status() == "failed"
     rounds(2)
     event = site.ending(job.id)

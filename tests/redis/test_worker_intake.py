@@ -272,8 +272,8 @@ def test_what_ran_when_all_workers_went_down_runs_again_hours_later(site):
     with site.process("worker", "--worker-class", "deltabus.worker.AsyncWorker", "chat") as worker:
         job = site.enqueue(script={"words": 50, "interval": 0.02})
         site.streams(job.id)
-        worker.signal(signal.SIGKILL)
-        worker.wait()
+        worker.process.send_signal(signal.SIGKILL)
+        worker.end()
     age(site, 6 * 3600)
     site.rq("info")  # RQ cleans up its registries whenever somebody looks at them
     with site.worker(settings=site.settings(lease=0.3, heartbeat_interval=0.1)):

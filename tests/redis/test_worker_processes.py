@@ -27,8 +27,8 @@ LONG = {"words": 10_000, "interval": 0.02}
 
 
 def test_all_that_a_worker_prints_is_what_happened_and_never_what_was_said(site):
-    with site.process(*ASYNC, "--serializer", "json", "chat", "file") as worker:
-        worker.says("worker started")
+    with site.process(*ASYNC, "--serializer", "json", "chat", "file", fresh=True) as worker:
+        worker.wait_for("worker started")
         tasks = {
             "finished": site.enqueue(script={"text": ANSWER}),
             "file": site.enqueue("file", script={"text": ANSWER}),
@@ -41,7 +41,7 @@ def test_all_that_a_worker_prints_is_what_happened_and_never_what_was_said(site)
         stopped = site.enqueue(script=LONG)
         endings = {name: site.ending(job.id) for name, job in tasks.items()}
         site.streams(stopped.id)
-        title = Path(f"/proc/{worker.popen.pid}/cmdline")
+        title = Path(f"/proc/{worker.process.pid}/cmdline")
         if title.exists():
             assert PROMPT.encode() not in title.read_bytes()
         send_stop_job_command(site.redis, stopped.id, serializer="json")
@@ -50,9 +50,9 @@ def test_all_that_a_worker_prints_is_what_happened_and_never_what_was_said(site)
         for job in tasks.values():
             assert site.booked(job)
         assert " chat, file. jobs: 2 finished, 6 failed" in site.rq("info", "--raw")
-        worker.signal(signal.SIGTERM)
-        output = worker.rest()
-        assert worker.wait() == 0
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.end() == 0
+        output = worker.said
     assert {name for name, ending in endings.items() if isinstance(ending, Completed)} == {"finished", "file"}
     assert "RuntimeError: (log_level = debug shows the words)" in output  # the one traceback
     assert output.count("Traceback") == 1
@@ -69,10 +69,10 @@ def test_a_signal_lets_what_runs_finish_and_takes_no_more(site, number):
     with site.process(*ASYNC, "chat", DELTABUS_CONCURRENCY="1") as worker:
         running, waiting = site.enqueue(script={"words": 60, "interval": 0.02}), site.enqueue()
         site.streams(running.id)
-        worker.signal(number)
-        worker.says("draining")
+        worker.process.send_signal(number)
+        worker.wait_for("draining")
         assert isinstance(site.ending(running.id), Completed)
-        assert worker.wait() == 0
+        assert worker.end() == 0
     assert site.booked(running)
     assert site.queue().get_job_ids() == [waiting.id]
     assert site.leftovers() == {"rq:queue:chat"}
@@ -82,8 +82,8 @@ def test_a_worker_that_may_not_wait_hands_back_and_another_begins_the_next_attem
     with site.process(*ASYNC, "chat", DELTABUS_CONCURRENCY="1", DELTABUS_DRAIN_TIMEOUT="0") as worker:
         running, waiting = site.enqueue(script={"words": 100, "interval": 0.01}), site.enqueue()
         site.streams(running.id)
-        worker.signal(signal.SIGTERM)
-        assert worker.wait() == 0
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.end() == 0
     assert site.queue().get_job_ids() == [running.id, waiting.id]
     site.work()
     assert site.story(running.id) == ["started", "delta", "retrying", "started", "delta", "completed"]
@@ -91,7 +91,7 @@ def test_a_worker_that_may_not_wait_hands_back_and_another_begins_the_next_attem
 
 def test_rqs_switch_suspends_and_resumes_the_worker(site):
     with site.process(*ASYNC, "chat") as worker:
-        worker.says("worker started")
+        worker.wait_for("worker started")
         site.rq("suspend")
         job = site.enqueue()
         site.until(lambda: b"suspended" in [site.redis.hget(key, "state") for key in site.redis.smembers("rq:workers")])
@@ -105,9 +105,8 @@ def test_the_scheduler_runs_beside_the_worker_and_ends_with_it(site):
         site.until(lambda: site.redis.exists("rq:scheduler-lock:chat"))
         job = site.queue().enqueue_in(timedelta(seconds=1), "deltabus.tasks.chat", site.request())
         assert isinstance(site.ending(job.id), Completed)
-        worker.signal(signal.SIGTERM)
-        worker.rest()  # nobody else holds the pipe any more
-        assert worker.wait() == 0
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.end() == 0  # nobody else holds the pipe any more
     assert not site.redis.exists("rq:scheduler-lock:chat")
 
 
@@ -117,8 +116,7 @@ def test_rqs_worker_pool_runs_it(site):
     with site.process(*pool) as workers:
         for job in jobs:
             assert isinstance(site.ending(job.id), Completed)
-        workers.rest()
-        assert workers.wait() == 0
+        assert workers.end() == 0
     assert site.leftovers() == set()
 
 

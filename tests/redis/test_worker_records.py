@@ -217,7 +217,7 @@ def test_stock_workers_write_the_same_events(site, monkeypatch, worker_class):
     theirs = [site.enqueue(script=script) for script in SCRIPTS]
     if worker_class == "rq.Worker":
         with site.process("worker", "--worker-class", worker_class, "--serializer", "json", "--burst", "chat") as rq:
-            assert rq.wait() == 0
+            assert rq.end() == 0
     else:
         site.work_simply()
     assert [told(site, job) for job in theirs] == [told(site, job) for job in ours]
