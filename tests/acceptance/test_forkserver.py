@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from forkserver import ForkServer
+from forkserver import ForkServer, available
 from processes import Background, environ, fork_server
 
 #: What a process is made of, as JSON.
@@ -39,7 +39,7 @@ sys.exit(3)
 #: Waits until a signal ends it.
 WAITING = "import signal; print('here'); signal.pause()"
 
-pytestmark = pytest.mark.skipif(fork_server() is None, reason="only on Linux, without coverage")
+pytestmark = pytest.mark.skipif(not available(), reason="only on Linux, without coverage")
 
 
 @pytest.mark.parametrize("safe", [(), ("-P",)], ids=["", "-P"])
