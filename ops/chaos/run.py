@@ -32,7 +32,8 @@ from chaos.proxy import Proxy
 from chaos.subscribers import Followers, Observer
 from chaos.summary import summarise, table
 from chaos.topology import TOPOLOGIES
-from deltabus import AsyncBus, clients, connections, keys
+from deltabus import AsyncBus, connections, keys
+from deltabus.topology import clients
 
 #: Part of the run in which tasks are sent; the rest sees faults strike what is left.
 SENDING: Final = 0.85

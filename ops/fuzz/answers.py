@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from deltabus.accumulator import Accumulator
+from deltabus.chat.accumulator import Accumulator
 from deltabus.errors import TaskError
 from deltabus.http import Decoder, Inflater, body, disposition, errors, headers
 from deltabus.http.dataurl import DataURL

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from deltabus import settings
 from deltabus.errors import ConfigError
-from deltabus.redisurl import RedisURL
 from deltabus.registry import Registry
 from deltabus.settings import Settings
+from deltabus.topology.redisurl import RedisURL
 from fuzz import corpus
 from fuzz.mutation import NUMBERS, Mutator
 from fuzz.subject import Parser

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
-from deltabus import calls, chat, envelope, events, failure, files
-from deltabus.accumulator import Accumulator
+from deltabus import calls, envelope, events, failure, files
+from deltabus.chat import request as chat
+from deltabus.chat.accumulator import Accumulator
 from deltabus.enqueue import Order
 from deltabus.errors import DeltabusError
 from deltabus.http import body

@@ -29,7 +29,7 @@ from typing import Any
 MODULES = (
     "deltabus.cli.worker",
     "deltabus.worker",
-    "deltabus.instruments",
+    "deltabus.monitoring.instruments",
     "deltabus.tasks",
     "deltabus_echo",
     "deltabus_openai",

@@ -10,8 +10,8 @@ from pathlib import Path
 import redis
 from documents import ROOT, Block, Reader, blocks
 
-from deltabus import clients
 from deltabus.embedded import EmbeddedRedis
+from deltabus.topology import clients
 
 FOLDER = ROOT / "ops" / "acl"
 

@@ -10,8 +10,8 @@ from observed import ANSWER, KEY, PROMPT, Observed
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from redis import Redis
 
-from deltabus.catalogue import METRICS
 from deltabus.embedded import EmbeddedRedis
+from deltabus.monitoring.catalogue import METRICS
 
 
 @pytest.fixture(scope="module")

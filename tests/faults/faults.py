@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from processes import DELTABUS, PATIENCE, Background, environ
 
-from deltabus import Bus, Task, clients, keys
+from deltabus import Bus, Task, keys
 from deltabus.embedded import EmbeddedRedis
 from deltabus.events import AnyEvent, Completed, Delta, Started
 from deltabus.testing import ScriptedServer, check_events
+from deltabus.topology import clients
 
 #: Leases as short as a machine with a busy neighbour keeps them.
 FAST = {"DELTABUS_LEASE": "2", "DELTABUS_HEARTBEAT_INTERVAL": "0.5", "DELTABUS_RETRY_DELAY": "0.05"}

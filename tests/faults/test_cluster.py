@@ -18,13 +18,14 @@ from faults import FAST, attempts
 from processes import DELTABUS, PATIENCE, Background, deltabus, environ
 
 from chaos.nodes import Nodes, ask
-from deltabus import Bus, Cancelled, Completed, Delta, Task, TaskFailed, clients, keys
+from deltabus import Bus, Cancelled, Completed, Delta, Task, TaskFailed, keys
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis
 from deltabus.events import AnyEvent
 from deltabus.look import look
 from deltabus.settings import Settings
 from deltabus.testing import check_events
+from deltabus.topology import clients
 
 PREFIX = "{rq}"
 

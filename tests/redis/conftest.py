@@ -30,10 +30,10 @@ from rq.worker.base import BaseWorker
 
 from deltabus import events, keys
 from deltabus.events import AnyEvent, Terminal
-from deltabus.intake import Intake
-from deltabus.ledger import EXECUTION_TTL
 from deltabus.settings import Settings, load
 from deltabus.worker import AsyncWorker
+from deltabus.worker.intake import Intake
+from deltabus.worker.ledger import EXECUTION_TTL
 
 #: Seconds after which a test that waits has failed.
 DEADLINE = 20.0
@@ -46,7 +46,7 @@ PROMPT = "the quick brown prompt jumps"
 
 KILLED_AT = """
 import os, signal, sys
-from deltabus.ledger import Ledger
+from deltabus.worker.ledger import Ledger
 from deltabus.log import Log
 from rq.cli import main
 async def die(*_, **__):

@@ -21,11 +21,12 @@ from processes import DELTABUS, PATIENCE, Background, environ
 from redis.exceptions import NoPermissionError
 from rq import Queue
 
-from deltabus import Bus, Cancelled, Completed, Failed, TaskFailed, clients
+from deltabus import Bus, Cancelled, Completed, Failed, TaskFailed
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis, find_server
 from deltabus.errors import BusError
 from deltabus.settings import Settings
+from deltabus.topology import clients
 
 RECIPES = ROOT / "ops" / "acl"
 

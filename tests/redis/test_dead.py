@@ -17,8 +17,8 @@ from deltabus.dead import PAGE, DeadLetters, Filter
 from deltabus.errors import BusError
 from deltabus.events import Cancelled, Completed, Delta, Failed, Retrying, Started
 from deltabus.failure import FAILURE_FIELD
-from deltabus.ledger import LOST_FIELD
 from deltabus.testing import check_events
+from deltabus.worker.ledger import LOST_FIELD
 
 CHAT = "deltabus.tasks.chat"
 

@@ -13,12 +13,13 @@ from rq.command import send_kill_horse_command
 from rq.job import Job
 from rq.utils import utcformat
 
-from deltabus import keys, reconciler
+from deltabus import keys
 from deltabus.attempt import RUNNING_TTL
 from deltabus.events import Cancelled, Completed, Failed
 from deltabus.jobs import LOST_FIELD
 from deltabus.log import Log
-from deltabus.reconciler import Reconciler
+from deltabus.worker import reconciler
+from deltabus.worker.reconciler import Reconciler
 
 #: Seconds: nothing here waits for a lease to run out, so that what was seen in one round is old in the next.
 NOW = 0.0

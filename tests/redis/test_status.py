@@ -17,16 +17,16 @@ import pytest
 from processes import free_port
 from structlog.testing import capture_logs
 
-from deltabus.board import Board
 from deltabus.errors import ConfigError
-from deltabus.health import Health
-from deltabus.instruments import serve
-from deltabus.intake import Intake
-from deltabus.metrics.exposition import Exposition
-from deltabus.roster import Roster
+from deltabus.monitoring.board import Board
+from deltabus.monitoring.health import Health
+from deltabus.monitoring.instruments import serve
+from deltabus.monitoring.metrics.exposition import Exposition
+from deltabus.monitoring.roster import Roster
+from deltabus.monitoring.statusserver import CONNECTIONS
 from deltabus.settings import Settings
-from deltabus.statusserver import CONNECTIONS
 from deltabus.tasks import chat
+from deltabus.worker.intake import Intake
 
 #: Seconds within which something must have been seen.
 DEADLINE = 20.0

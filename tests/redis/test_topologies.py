@@ -19,12 +19,13 @@ import redis
 from certificates import Authority
 from processes import DELTABUS, Background, deltabus, environ
 
-from deltabus import Bus, clients, connections, embedded
+from deltabus import Bus, connections, embedded
 from deltabus.cli import exits, server
 from deltabus.embedded import EmbeddedRedis
 from deltabus.errors import BusUnavailable
 from deltabus.servicemanager import ServiceManager
 from deltabus.settings import Settings
+from deltabus.topology import clients
 
 PASSWORD = "p@ss/w:rd %41"
 

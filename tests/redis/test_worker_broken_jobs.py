@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 from rq.job import JobStatus
 
-from deltabus import intake, keys
+from deltabus import keys
 from deltabus.events import Completed, Failed
+from deltabus.worker import intake
 
 REQUEST = {"messages": [{"role": "user", "content": "the quick brown prompt jumps"}]}
 

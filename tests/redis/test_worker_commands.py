@@ -16,8 +16,9 @@ from rq.job import JobStatus
 from rq.registry import CanceledJobRegistry
 from rq.results import Result
 
-from deltabus import keys, vigil
+from deltabus import keys
 from deltabus.events import Cancelled, Completed, Failed
+from deltabus.worker import vigil
 
 #: Would stream for minutes.
 LONG = {"words": 10_000, "interval": 0.02}

@@ -15,8 +15,8 @@ from rq.job import Job
 
 from deltabus import jobs, keys
 from deltabus.jobs import LOST_FIELD, BusJob
-from deltabus.ledger import Ledger, Outcome
-from deltabus.recovery import Recovery
+from deltabus.worker.ledger import Ledger, Outcome
+from deltabus.worker.recovery import Recovery
 
 #: Seconds.
 LEASE = 0.05

@@ -16,7 +16,7 @@ from rq.results import Result
 
 from deltabus import keys
 from deltabus.events import Completed, Failed
-from deltabus.ledger import EXECUTION_TTL
+from deltabus.worker.ledger import EXECUTION_TTL
 
 #: Seconds; RQ's default and ours differ, so tests that compare the two say one.
 TTL = 700

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deltabus.accumulator import Accumulator, text
+from deltabus.chat.accumulator import Accumulator, text
 
 
 def chunk(delta: Any = None, index: int | None = 0, **fields: Any) -> dict[str, Any]:

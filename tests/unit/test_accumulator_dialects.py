@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deltabus.accumulator import Accumulator
+from deltabus.chat.accumulator import Accumulator
 
 
 def delta(fields: Any, **others: Any) -> dict[str, Any]:

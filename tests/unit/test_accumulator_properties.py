@@ -10,7 +10,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltabus.accumulator import Accumulator, text
+from deltabus.chat.accumulator import Accumulator, text
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 WORD = st.text("abcdefghij_", min_size=1, max_size=8)

@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from deltabus import board
-from deltabus.board import Board
-from deltabus.catalogue import ENDED, GAP, TAKEN
-from deltabus.roster import Roster
+from deltabus.monitoring import board
+from deltabus.monitoring.board import Board
+from deltabus.monitoring.catalogue import ENDED, GAP, TAKEN
+from deltabus.monitoring.roster import Roster
 
 WRITER = """
 import os, signal, sys
-from deltabus.board import Board
+from deltabus.monitoring.board import Board
 written = Board(int(sys.argv[1]))
 numbers = written.series(("a", "é"), 2)
 numbers[1] += 2.5

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deltabus.chat import prepare
+from deltabus.chat.request import prepare
 from deltabus.errors import InvalidRequest, TaskError, Unsupported
 from deltabus.provider import Capabilities
 

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltabus.chat import prepare
+from deltabus.chat.request import prepare
 from deltabus.errors import InvalidRequest, Unsupported
 from deltabus.provider import Capabilities
 

@@ -7,13 +7,14 @@ import hashlib
 import pytest
 from redis.crc import key_slot
 
-from deltabus import keys, shards
+from deltabus import keys
 from deltabus.blobs import Blobs, Writer
-from deltabus.cluster import Cluster, slot_of
 from deltabus.commit import pack, pack_command
 from deltabus.errors import ConfigError
 from deltabus.scripts import APPEND
 from deltabus.settings import Settings
+from deltabus.topology import shards
+from deltabus.topology.cluster import Cluster, slot_of
 
 
 def test_a_command_goes_where_its_first_key_lies():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from deltabus import catalogue
-from deltabus.board import SIZE, Board
 from deltabus.envelope import Envelope
 from deltabus.errors import ErrorInfo, RateLimited
 from deltabus.events import Completed, Failed
-from deltabus.metrics.counting import COMBINATIONS, OWN_NAMES, Counting
+from deltabus.monitoring import catalogue
+from deltabus.monitoring.board import SIZE, Board
+from deltabus.monitoring.metrics.counting import COMBINATIONS, OWN_NAMES, Counting
 from deltabus.telemetry import Watch
 
 

@@ -18,7 +18,7 @@ import promql_parser as promql
 import pytest
 import yaml
 
-from deltabus.catalogue import METRICS
+from deltabus.monitoring.catalogue import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "ops" / "grafana" / "deltabus.json"

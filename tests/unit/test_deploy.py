@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from deltabus import settings
-from deltabus.catalogue import METRICS
 from deltabus.cli.production import HAND_BACK
-from deltabus.health import START_LIMIT
+from deltabus.monitoring.catalogue import METRICS
+from deltabus.monitoring.health import START_LIMIT
 from deltabus.settings import Settings
 from deltabus.supervisor import GRACE
 

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from deltabus import health as healths
-from deltabus.board import Board
-from deltabus.pulse import Pulse, Trouble
-from deltabus.roster import Roster
+from deltabus.monitoring import health as healths
+from deltabus.monitoring.board import Board
+from deltabus.monitoring.pulse import Pulse, Trouble
+from deltabus.monitoring.roster import Roster
 
 LEASE = 10.0
 

@@ -10,10 +10,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.dev import ConsoleRenderer
 from structlog.testing import capture_logs
 
-from deltabus.board import Board
-from deltabus.catalogue import STALLS
-from deltabus.lookout import IDLE, Lookout
-from deltabus.pulse import Pulse, Trouble
+from deltabus.monitoring.board import Board
+from deltabus.monitoring.catalogue import STALLS
+from deltabus.monitoring.lookout import IDLE, Lookout
+from deltabus.monitoring.pulse import Pulse, Trouble
 
 LEASE = 10.0
 STALL = 30.0
@@ -125,7 +125,7 @@ def test_a_lookout_that_fails_looks_again(monkeypatch):
         raise ValueError("a bug")
 
     monkeypatch.setattr(post.lookout, "_judge", judge)
-    monkeypatch.setattr("deltabus.lookout.INTERVAL", 0.001)
+    monkeypatch.setattr("deltabus.monitoring.lookout.INTERVAL", 0.001)
     with capture_logs() as lines, post.lookout:
         assert looked.wait(60)
     assert lines[0]["event"] == "the lookout failed, and looks again"

@@ -6,8 +6,8 @@ import base64
 
 import pytest
 
-from deltabus import parts
 from deltabus.attachments import _with_parts
+from deltabus.chat import parts
 from deltabus.errors import InvalidRequest
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 8

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from deltabus import clients
 from deltabus.errors import ConfigError
-from deltabus.redisurl import RedisURL
 from deltabus.settings import Settings
+from deltabus.topology import clients
+from deltabus.topology.redisurl import RedisURL
 
 
 def test_a_url_of_sentinels_names_them_the_service_and_the_database():

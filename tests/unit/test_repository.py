@@ -22,7 +22,12 @@ MODULES = sorted(module for package in PACKAGES for module in package.rglob("*.p
 LONGEST_MODULE = 500
 #: Modules that may touch the environment: the settings read it; the guard and the command line pass it on to the
 #: processes they start; OpenTelemetry's own variables are read beside its SDK, which reads the others.
-ENVIRONMENT = {"deltabus/settings.py", "deltabus/guard.py", "deltabus/cli/worker.py", "deltabus/tracing/source.py"}
+ENVIRONMENT = {
+    "deltabus/settings/settings.py",
+    "deltabus/guard.py",
+    "deltabus/cli/worker.py",
+    "deltabus/tracing/source.py",
+}
 
 
 def name(path: Path) -> str:

@@ -123,7 +123,7 @@ def test_what_gives_no_secret_is_that_providers_problem_and_shows_nothing(load, 
 
 
 def test_a_command_that_hangs_is_given_up(load, monkeypatch):
-    monkeypatch.setattr("deltabus.secretsource.COMMAND_TIMEOUT", 0.2)
+    monkeypatch.setattr("deltabus.settings.secretsource.COMMAND_TIMEOUT", 0.2)
     words = str([sys.executable, "-c", f"import sys, time; print({SECRET!r}, flush=True); time.sleep(60)"])
     problem = provider(load(f"[providers.acme]\napi_key = {{command = {words}}}")).problem
     assert problem is not None
@@ -131,7 +131,7 @@ def test_a_command_that_hangs_is_given_up(load, monkeypatch):
 
 
 def test_a_pipe_into_which_nobody_writes_or_that_nobody_ends_is_given_up(load, tmp_path, monkeypatch):
-    monkeypatch.setattr("deltabus.secretsource.COMMAND_TIMEOUT", 0.2)
+    monkeypatch.setattr("deltabus.settings.secretsource.COMMAND_TIMEOUT", 0.2)
     os.mkfifo(tmp_path / "pipe")
     text = '[providers.acme]\napi_key = {file = "pipe"}'
     told = f"{tmp_path}/pipe is a pipe, and nobody wrote a secret into it within 0.2 s"
@@ -208,7 +208,7 @@ def test_a_file_that_only_lies_about_runs_no_commands_unless_it_is_ones_own(load
         settings.load(environ={})
     path.chmod(0o644)
     monkeypatch.setattr("os.geteuid", lambda: 4711)
-    monkeypatch.setattr("deltabus.configfile.TRUSTED", frozenset())
+    monkeypatch.setattr("deltabus.settings.configfile.TRUSTED", frozenset())
     with pytest.raises(ConfigError, match="and belongs to another user; if it is yours, name it"):
         settings.load(environ={})
     assert settings.load(path, {}).redis_url == "redis://h"

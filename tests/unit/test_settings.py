@@ -10,6 +10,7 @@ import pytest
 from deltabus import settings
 from deltabus.errors import ConfigError
 from deltabus.settings import Settings
+from deltabus.settings.settings import CHOICES
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_every_field_has_a_variable():
     for name, default in vars_of(Settings()).items():
         if name in {"providers", "sources", "rq_key_prefix"}:
             continue
-        choices = settings.CHOICES.get(name)
+        choices = CHOICES.get(name)
         text = choices[-1] if choices else special.get(name, samples[type(default)])
         loaded = settings.load(environ={f"DELTABUS_{name.upper()}": text})
         assert getattr(loaded, name) != default, name

@@ -17,12 +17,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
 
-from deltabus import parts
+from deltabus.chat import parts
+from deltabus.chat.messages import NO_FILE_PARTS
 from deltabus.context import Context
 from deltabus.envelope import Attachment
 from deltabus.errors import PayloadTooLarge
 from deltabus.fields import Field
-from deltabus.messages import NO_FILE_PARTS
 from deltabus.provider import Capabilities, Content, UploadRequest
 
 

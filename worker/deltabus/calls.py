@@ -1,6 +1,6 @@
 """Rules of the provider's other functions: embeddings, models, speech, transcription, images. Pure.
 
-As those of a chat (`deltabus.chat`): what the OpenAI API documents is checked, unknown keys are forwarded, null
+As those of a chat (`deltabus.chat.request`): what the OpenAI API documents is checked, unknown keys are forwarded, null
 means "not set", and with `Capabilities.strict_ranges` off, limits and closed sets are left to the provider.
 What would make of an answer a stream that nobody reads is refused: these functions answer once.
 """
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from deltabus.chat.parameters import Rule, check, integer, number, string, strings
 from deltabus.fields import Field
 from deltabus.files import check_form, check_media_type, check_name, check_source, check_target
-from deltabus.parameters import Rule, check, integer, number, string, strings
 from deltabus.provider import Capabilities, Content
 
 #: Inputs that one embeddings request may have (`CreateEmbeddingRequest.input`).

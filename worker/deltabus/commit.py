@@ -35,11 +35,11 @@ from redis.exceptions import (
 )
 
 from deltabus import telemetry
-from deltabus.discovery import is_elsewhere
 from deltabus.errors import BusUnavailable
 from deltabus.outage import Outage
 from deltabus.refusal import lacks_right
 from deltabus.scripts import Script
+from deltabus.topology.discovery import is_elsewhere
 
 #: Bytes of one pipeline, give or take a command: what has piled up goes out in portions that a slow line can take.
 BATCH_BYTES: Final = 4 * 1024 * 1024

@@ -17,10 +17,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from deltabus import clients
 from deltabus.bus import AsyncBus
 from deltabus.commit import is_not_now
 from deltabus.portal import portal
+from deltabus.topology import clients
 
 #: Bytes for which it is worth it.
 MAX_BYTES: Final = 64 * 1024

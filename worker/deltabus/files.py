@@ -1,7 +1,7 @@
 """Rules of a file task: what is checked before a provider is called or a byte is read. Pure.
 
 The rules are those of the OpenAI API's `/files` (github.com/openai/openai-openapi), applied as those of a
-chat are (`deltabus.chat`): a key that is not listed here is forwarded untouched, null means "not set", and
+chat are (`deltabus.chat.request`): a key that is not listed here is forwarded untouched, null means "not set", and
 with `Capabilities.strict_ranges` off the API's limits and closed sets are left to the provider. What leads
 somewhere (a file id becomes part of a URL, a name part of a form) is checked whatever the provider allows.
 """

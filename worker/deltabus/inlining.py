@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from deltabus import parts
+from deltabus.chat import parts
 from deltabus.context import Context
 from deltabus.errors import NotFound, PayloadTooLarge, Unsupported
 from deltabus.fields import Field

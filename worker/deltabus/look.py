@@ -16,9 +16,9 @@ from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
 from deltabus import failure, keys, refusal, rqdate
-from deltabus.discovery import is_elsewhere
 from deltabus.errors import BusError, BusUnavailable
 from deltabus.overview import FailureView, Overview, QueueView, ServerView, TaskView, WorkerView
+from deltabus.topology.discovery import is_elsewhere
 
 #: What one look reads of each at the most. How many there are beyond, it says.
 QUEUES: Final = 20_000

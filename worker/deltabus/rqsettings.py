@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltabus.clients import options
-from deltabus.discovery import Sentinels
-from deltabus.redisurl import RedisURL
 from deltabus.settings import load
+from deltabus.topology.clients import options
+from deltabus.topology.discovery import Sentinels
+from deltabus.topology.redisurl import RedisURL
 
 _settings = load()
 _url = _settings.redis_url

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import redis.asyncio
 
-from deltabus import clients
 from deltabus.blobs import Blobs
 from deltabus.commit import GroupCommit
 from deltabus.feed import Feed
@@ -12,6 +11,7 @@ from deltabus.follow import Follower
 from deltabus.records import Records, RQKeys
 from deltabus.scripts import BUS
 from deltabus.settings import Settings
+from deltabus.topology import clients
 
 
 class Session:

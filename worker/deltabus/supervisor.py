@@ -31,10 +31,10 @@ from typing import Final, Self
 
 import structlog
 
-from deltabus import board
-from deltabus.board import Board
-from deltabus.catalogue import DEATHS
-from deltabus.roster import Roster
+from deltabus.monitoring import board
+from deltabus.monitoring.board import Board
+from deltabus.monitoring.catalogue import DEATHS
+from deltabus.monitoring.roster import Roster
 from deltabus.stopsignals import stop_signals
 
 #: Seconds after which a process counts as well started: its death is then not part of a crash loop.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltabus import accumulator
+from deltabus.chat import accumulator
 from deltabus.errors import TaskRestarted
 from deltabus.events import AnyEvent, Completed, Delta, Snapshot, Started
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deltabus import chat
+from deltabus.chat import request as chat
 from deltabus.provider import InvalidRequest, TaskError, Unsupported
 from deltabus_anthropic.provider import CAPABILITIES
 from deltabus_anthropic.wire import MAX_TOKENS, request

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deltabus.accumulator import Accumulator
+from deltabus.chat.accumulator import Accumulator
 from deltabus.provider import Chunk, Completion, TaskError
 from deltabus_openai.wire import AnswerDecoder
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deltabus import chat
+from deltabus.chat import request as chat
 from deltabus.http import shapes
 from deltabus.provider import ProviderProtocol, Unsupported
 

@@ -13,8 +13,8 @@ from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.screens import Screen
 from deltabus.cli.server import client
 from deltabus.errors import BusUnavailable
-from deltabus.redisurl import Node
 from deltabus.settings import Settings
+from deltabus.topology.redisurl import Node
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -98,7 +98,7 @@ class _Reached(ExitStack):
     """
 
     def __init__(self, settings: Settings) -> None:
-        from deltabus.cluster import Cluster
+        from deltabus.topology.cluster import Cluster
 
         super().__init__()
         found = self.enter_context(client(settings))

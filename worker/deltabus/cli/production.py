@@ -15,7 +15,7 @@ from deltabus.cli import redisproduction
 from deltabus.cli.finding import Finding, Verdict
 from deltabus.cli.redisproduction import is_loopback
 from deltabus.cli.surroundings import Surroundings
-from deltabus.providertable import ProviderSettings
+from deltabus.settings.providertable import ProviderSettings
 
 #: Seconds from SIGTERM to SIGKILL where nobody says so: what Kubernetes and Heroku give.
 USUAL_GRACE: Final = 30.0

@@ -29,7 +29,7 @@ def client(settings: Settings) -> Redis:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    from deltabus.clients import blocking
+    from deltabus.topology.clients import blocking
 
     found = blocking(
         settings.redis_url,
@@ -77,8 +77,8 @@ def wait_for(
     """
     from redis import exceptions
 
-    from deltabus.discovery import Misled
     from deltabus.outage import Outage
+    from deltabus.topology.discovery import Misled
 
     final = (exceptions.AuthenticationError, exceptions.AuthorizationError, Misled)
     outage = Outage(settings.redis_address)

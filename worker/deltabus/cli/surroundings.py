@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deltabus import configfile
 from deltabus.cli.queues import as_text
-from deltabus.secretsource import is_elsewhere
-from deltabus.settings import Settings
+from deltabus.settings import Settings, configfile
+from deltabus.settings.secretsource import is_elsewhere
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -15,7 +15,7 @@ import click
 from deltabus.cli import complete, exits
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.server import connect, wait_for
-from deltabus.settingrules import MAX_PORT
+from deltabus.settings.settingrules import MAX_PORT
 
 if TYPE_CHECKING:
     from deltabus.settings import Settings
@@ -129,10 +129,10 @@ def command(session: Session, settings: Settings, *options: str) -> tuple[list[s
 def _work(
     settings: Settings, *, burst: bool, name: str | None, max_jobs: int | None, board: int | None, supervised: bool
 ) -> int:
-    from deltabus.board import Board
-    from deltabus.clients import blocking
-    from deltabus.instruments import Instruments
+    from deltabus.monitoring.board import Board
+    from deltabus.monitoring.instruments import Instruments
     from deltabus.servicemanager import ServiceManager
+    from deltabus.topology.clients import blocking
     from deltabus.worker import AsyncWorker
 
     with blocking(settings.redis_url, home=settings.rq_key_prefix) as connection:
@@ -162,7 +162,7 @@ def _work(
 def _supervise(
     session: Session, settings: Settings, processes: int, *, burst: bool, name: str | None, max_jobs: int | None
 ) -> int:
-    from deltabus.roster import Roster
+    from deltabus.monitoring.roster import Roster
     from deltabus.servicemanager import ServiceManager
     from deltabus.supervisor import Supervisor
 
@@ -173,8 +173,8 @@ def _supervise(
     roster = Roster(processes) if settings.metrics_port else None
     with contextlib.ExitStack() as stack:
         if roster is not None:
-            from deltabus.clients import blocking
-            from deltabus.instruments import serve
+            from deltabus.monitoring.instruments import serve
+            from deltabus.topology.clients import blocking
 
             # Before Redis is waited for: whoever does not answer is restarted, which mends nothing.
             connection = stack.enter_context(blocking(settings.redis_url, home=settings.rq_key_prefix))

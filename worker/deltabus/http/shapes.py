@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from deltabus.accumulator import Accumulator
+from deltabus.chat.accumulator import Accumulator
 from deltabus.provider import Chunk, Completion, InvalidRequest, ProviderProtocol, Unsupported
 
 #: Parameters of a chat request that OpenAI's API documents.

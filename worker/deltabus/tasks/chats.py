@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from deltabus import chat as rules
-from deltabus.accumulator import Accumulator
 from deltabus.attachments import fastened
+from deltabus.chat import request as rules
+from deltabus.chat.accumulator import Accumulator
+from deltabus.chat.parts import inline_bytes
 from deltabus.context import Context
 from deltabus.errors import PayloadTooLarge
 from deltabus.inlining import inlined, is_wanted
-from deltabus.parts import inline_bytes
 from deltabus.provider import ChatRequest, Completion, Provider
 from deltabus.tasks.function import task
 

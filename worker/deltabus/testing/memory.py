@@ -33,7 +33,7 @@ from deltabus.blocking import Bus
 from deltabus.bus import AsyncBus
 from deltabus.direct import DirectBus
 from deltabus.errors import ConfigError
-from deltabus.instruments import Instruments
+from deltabus.monitoring.instruments import Instruments
 from deltabus.session import Session
 from deltabus.settings import Settings, load
 from deltabus.testing import lines

@@ -31,7 +31,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from deltabus.redisurl import Node
+from deltabus.topology.redisurl import Node
 
 try:
     from redis.driver_info import DriverInfo

@@ -20,12 +20,12 @@ from rq.worker.base import WorkerStatus
 
 from deltabus import keys, telemetry
 from deltabus.engine import Engine
-from deltabus.ledger import EXECUTION_TTL, Ledger
 from deltabus.outage import Outage
-from deltabus.reconciler import Reconciler
-from deltabus.recovery import Recovery
-from deltabus.slot import Slot
 from deltabus.temporary import TemporaryFiles
+from deltabus.worker.ledger import EXECUTION_TTL, Ledger
+from deltabus.worker.reconciler import Reconciler
+from deltabus.worker.recovery import Recovery
+from deltabus.worker.slot import Slot
 
 if TYPE_CHECKING:
     from deltabus.worker import AsyncWorker

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from deltabus import increments
-from deltabus.toolcalls import Function, ToolCalls
+from deltabus.chat import increments
+from deltabus.chat.toolcalls import Function, ToolCalls
 
 #: Fields, of a chunk or of a delta, that are not part of the answer: the chunk's type, and padding.
 DROPPED: Final = frozenset({"object", "obfuscation"})

@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from deltabus import catalogue
-from deltabus.board import Key
-from deltabus.catalogue import COUNTED, Metric
 from deltabus.errors import ConfigError
-from deltabus.health import Health
-from deltabus.metrics.queuesight import Sight
-from deltabus.pulse import Trouble, read
-from deltabus.roster import Roster
+from deltabus.monitoring import catalogue
+from deltabus.monitoring.board import Key
+from deltabus.monitoring.catalogue import COUNTED, Metric
+from deltabus.monitoring.health import Health
+from deltabus.monitoring.metrics.queuesight import Sight
+from deltabus.monitoring.pulse import Trouble, read
+from deltabus.monitoring.roster import Roster
 
 try:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from deltabus.configvalue import kind, public_url
 from deltabus.errors import ConfigError
-from deltabus.secretsource import SecretSource, is_elsewhere, said
+from deltabus.settings.configvalue import kind, public_url
+from deltabus.settings.secretsource import SecretSource, is_elsewhere, said
 
 #: Where no provider is configured, these variables make some, called like their plugins. They are those that the
 #: vendors' own SDKs read.

@@ -17,16 +17,16 @@ from deltabus import telemetry
 from deltabus.depot import Depot
 from deltabus.engine import Engine
 from deltabus.errors import ConfigError
-from deltabus.intake import BLOCK, Intake, Taken
-from deltabus.ledger import EXECUTION_TTL, Ledger
 from deltabus.log import Log
-from deltabus.reconciler import Reconciler
-from deltabus.recovery import Recovery
 from deltabus.registry import Registry
 from deltabus.settings import Settings
-from deltabus.slot import Slot, Station
 from deltabus.temporary import TemporaryFiles
-from deltabus.vigil import Vigil
+from deltabus.worker.intake import BLOCK, Intake, Taken
+from deltabus.worker.ledger import EXECUTION_TTL, Ledger
+from deltabus.worker.reconciler import Reconciler
+from deltabus.worker.recovery import Recovery
+from deltabus.worker.slot import Slot, Station
+from deltabus.worker.vigil import Vigil
 
 if TYPE_CHECKING:
     from deltabus.worker import AsyncWorker

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from deltabus.board import Board, histogram
-from deltabus.catalogue import LAG
+from deltabus.monitoring.board import Board, histogram
+from deltabus.monitoring.catalogue import LAG
 from deltabus.telemetry import Observer
 
 #: Longest time, in seconds, between two beats of a loop, and the part of a lease that it is at most. Each wakes a

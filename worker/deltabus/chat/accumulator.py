@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from deltabus.choice import DROPPED, Choice, parts
+from deltabus.chat.choice import DROPPED, Choice, parts
 
 #: Fields of a chunk that are the same on all of them; the first one that is not empty counts.
 _IDENTITY: Final = ("id", "created", "model")

@@ -23,9 +23,9 @@ from typing import Final, Self
 import structlog
 from redis.exceptions import RedisError
 
-from deltabus.board import Board
-from deltabus.catalogue import CPU, STALLS
-from deltabus.pulse import Pulse, Trouble
+from deltabus.monitoring.board import Board
+from deltabus.monitoring.catalogue import CPU, STALLS
+from deltabus.monitoring.pulse import Pulse, Trouble
 
 #: Longest time, in seconds, between two looks at the loop.
 INTERVAL: Final = 2.0

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from deltabus.board import Board, Key
-from deltabus.catalogue import COUNTED
+from deltabus.monitoring.board import Board, Key
+from deltabus.monitoring.catalogue import COUNTED
 
 _COUNTED: Final = frozenset(metric.name for metric in COUNTED)
 

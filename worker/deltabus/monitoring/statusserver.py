@@ -24,10 +24,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from deltabus.errors import ConfigError
-from deltabus.health import Health, Problem, judge, reasons
-from deltabus.metrics import queuesight
-from deltabus.metrics.exposition import Exposition
-from deltabus.roster import Roster
+from deltabus.monitoring.health import Health, Problem, judge, reasons
+from deltabus.monitoring.metrics import queuesight
+from deltabus.monitoring.metrics.exposition import Exposition
+from deltabus.monitoring.roster import Roster
 
 #: Connections at once.
 CONNECTIONS: Final = 64

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-from deltabus import configfile
-from deltabus.configvalue import kind
 from deltabus.errors import ConfigError
+from deltabus.settings import configfile
+from deltabus.settings.configvalue import kind
 
 #: The ways; a table with exactly one key, which is one of these, says where a value stands.
 WAYS: Final = ("env", "file", "command")

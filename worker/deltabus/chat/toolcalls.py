@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from deltabus import increments
+from deltabus.chat import increments
 
 
 class Function:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from deltabus.pulse import Reading, Trouble, read
-from deltabus.roster import Entry, Roster
+from deltabus.monitoring.pulse import Reading, Trouble, read
+from deltabus.monitoring.roster import Entry, Roster
 
 #: Seconds that a process may take to begin: it may have to wait for the lease of one that was killed.
 START_LIMIT: Final = 60.0

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from deltabus.configvalue import kind
-from deltabus.redisurl import RedisURL
+from deltabus.settings.configvalue import kind
+from deltabus.topology.redisurl import RedisURL
 
 #: The words that a field may have.
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {

@@ -33,11 +33,11 @@ from deltabus.errors import (
 )
 from deltabus.events import Cancelled, Completed, Failed, Terminal
 from deltabus.failure import Failure
-from deltabus.intake import Intake, Taken
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, Start
-from deltabus.ledger import Ledger, Outcome
 from deltabus.run import Ending, HandBack, LeftToRQ, Parked, Run
 from deltabus.settings import Settings
+from deltabus.worker.intake import Intake, Taken
+from deltabus.worker.ledger import Ledger, Outcome
 
 log = structlog.get_logger("deltabus.worker")
 

@@ -10,12 +10,12 @@ from functools import cached_property
 from redis import Redis
 
 from deltabus import connections, telemetry
-from deltabus.board import Board
-from deltabus.lookout import Lookout
-from deltabus.metrics import queuesight
-from deltabus.metrics.counting import Counting
-from deltabus.pulse import Pulse
-from deltabus.roster import Roster
+from deltabus.monitoring.board import Board
+from deltabus.monitoring.lookout import Lookout
+from deltabus.monitoring.metrics import queuesight
+from deltabus.monitoring.metrics.counting import Counting
+from deltabus.monitoring.pulse import Pulse
+from deltabus.monitoring.roster import Roster
 from deltabus.settings import Settings
 from deltabus.telemetry import Observer
 
@@ -100,7 +100,7 @@ def serve(
     Raises:
         ConfigError: prometheus-client is not installed, or the port cannot be had.
     """
-    from deltabus.statusserver import StatusServer
+    from deltabus.monitoring.statusserver import StatusServer
 
     return StatusServer(
         settings.metrics_host,

@@ -20,10 +20,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from deltabus import messages
+from deltabus.chat import messages
+from deltabus.chat.parameters import Rule, check, integer, number, string, strings
 from deltabus.errors import InvalidRequest
 from deltabus.fields import Field
-from deltabus.parameters import Rule, check, integer, number, string, strings
 from deltabus.provider import Capabilities
 
 #: Names of functions, custom tools and JSON schemas.

@@ -23,7 +23,7 @@ import redis.asyncio
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from deltabus.discovery import (
+from deltabus.topology.discovery import (
     AsyncConnection,
     AsyncFinding,
     AsyncSSLConnection,
@@ -32,8 +32,8 @@ from deltabus.discovery import (
     Leaving,
     is_elsewhere,
 )
-from deltabus.redisurl import Node
-from deltabus.shards import translated
+from deltabus.topology.redisurl import Node
+from deltabus.topology.shards import translated
 
 #: Bytes of a command in which its name and its first key are found, scripts by their hash.
 _HEAD: Final = 1024

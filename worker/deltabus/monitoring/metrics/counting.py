@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from deltabus import catalogue
-from deltabus.board import Board, histogram
-from deltabus.catalogue import Metric
 from deltabus.errors import TaskError
 from deltabus.events import Completed, Failed, Terminal
+from deltabus.monitoring import catalogue
+from deltabus.monitoring.board import Board, histogram
+from deltabus.monitoring.catalogue import Metric
 from deltabus.telemetry import Observer, Watch
 
 #: Models, and tenants, that have a label of their own in each process.

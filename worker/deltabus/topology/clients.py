@@ -11,14 +11,15 @@ import redis.asyncio
 from redis.connection import parse_url
 from redis.exceptions import RedisError
 
-from deltabus.cluster import (
+from deltabus.errors import ConfigError
+from deltabus.topology.cluster import (
     AsyncClusterConnection,
     AsyncClusterSSLConnection,
     Cluster,
     ClusterConnection,
     ClusterSSLConnection,
 )
-from deltabus.discovery import (
+from deltabus.topology.discovery import (
     DRIVER,
     KEEPALIVE,
     AsyncConnection,
@@ -31,8 +32,7 @@ from deltabus.discovery import (
     Guides,
     Sentinels,
 )
-from deltabus.errors import ConfigError
-from deltabus.redisurl import RedisURL
+from deltabus.topology.redisurl import RedisURL
 
 #: RQ's own, unless its environment variable of this name says otherwise.
 RQ_KEY_PREFIX: Final = "rq"

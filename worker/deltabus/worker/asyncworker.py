@@ -35,23 +35,23 @@ from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
 from deltabus import connections, keys, logs, telemetry, tracing
 from deltabus.allowlist import AllowList
-from deltabus.board import Board
 from deltabus.commit import address
 from deltabus.cyclicgarbage import rarely_collected
-from deltabus.discovery import is_elsewhere
 from deltabus.errors import ErrorInfo, TaskFailed
-from deltabus.instruments import Instruments
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, JSONSerializer
+from deltabus.monitoring.board import Board
+from deltabus.monitoring.instruments import Instruments
 from deltabus.neighbour import lives_here
 from deltabus.outage import Outage
 from deltabus.queues import BusQueue
 from deltabus.registry import plugin_of
 from deltabus.servicemanager import ServiceManager
 from deltabus.settings import Settings, load
-from deltabus.shift import Shift
 from deltabus.stopsignals import stop_signals
 from deltabus.tasklog import TaskLog
 from deltabus.telemetry import Observer, Observers
+from deltabus.topology.discovery import is_elsewhere
+from deltabus.worker.shift import Shift
 
 #: Shortest time, in seconds, without an answer after which a connection counts as dead.
 MIN_TIMEOUT: Final = 1.0

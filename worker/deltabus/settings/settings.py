@@ -25,12 +25,12 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from deltabus import configfile, providertable
 from deltabus.errors import ConfigError
-from deltabus.providertable import FILE_SUFFIX, ProviderSettings
-from deltabus.redisurl import RedisURL
-from deltabus.secretsource import SecretSource, is_elsewhere
-from deltabus.settingrules import CHOICES, problem
+from deltabus.settings import configfile, providertable
+from deltabus.settings.providertable import FILE_SUFFIX, ProviderSettings
+from deltabus.settings.secretsource import SecretSource, is_elsewhere
+from deltabus.settings.settingrules import CHOICES, problem
+from deltabus.topology.redisurl import RedisURL
 
 __all__ = ["ENVIRONMENT_PREFIX", "ProviderSettings", "Setting", "Settings", "load"]
 
