@@ -69,14 +69,14 @@ def test_what_the_replica_had_not_heard_of_is_made_up_for(pair: Pair) -> None:
     scene = pair.scene
     with scene.worker(DELTABUS_CONCURRENCY="30"):
         behind = scene.chat(10, words=80, interval=0.05)
-        over = scene.chat(10, words=8, interval=0.05)
+        over = scene.chat(10, words=30, interval=0.05)
         for task in [*behind, *over]:
             scene.streams(task)
         pair.synchronise()
         pair.at_replica.replicaof("NO", "ONE")
         unheard = scene.chat(5, words=40, interval=0.05)
         for task in over:
-            assert scene.completes(task, 8) == 1
+            assert scene.completes(task, 30) == 1
         for task in unheard:
             scene.streams(task)
         pair.line.lead_to(pair.replica.url)
@@ -88,7 +88,7 @@ def test_what_the_replica_had_not_heard_of_is_made_up_for(pair: Pair) -> None:
             assert scene.completes(task, 40) == 1
         # Redis says that they run, and nobody runs them: whoever was to run them does so again.
         for task in over:
-            assert scene.completes(task, 8) == 2
+            assert scene.completes(task, 30) == 2
         scene.takes_new_work()
         for task in [*behind, *over]:
             assert scene.redis.hget(f"rq:job:{task.id}", "status") == b"finished"

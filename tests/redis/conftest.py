@@ -36,7 +36,7 @@ from deltabus.worker.intake import Intake
 from deltabus.worker.ledger import EXECUTION_TTL
 
 #: Seconds after which a test that waits has failed.
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 CHAT = "deltabus.tasks.chat"
 
