@@ -126,6 +126,8 @@ class Client:
                     break
                 for item in decoder.feed(data):
                     yield item
+                    del item
+                del data
             for item in decoder.finish():
                 yield item
         except TaskError as exc:

@@ -52,4 +52,5 @@ async def _answer(context: Context, provider: Provider, body: Mapping[str, Any])
                 raise PayloadTooLarge(
                     f"the answer is over {context.settings.max_answer_bytes} bytes (`max_answer_bytes`)"
                 )
+            del item
     return answer.completion()
