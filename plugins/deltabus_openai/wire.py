@@ -27,6 +27,7 @@ from deltabus.provider import (
     TaskError,
 )
 from deltabus_openai import repair
+from deltabus_openai.stencil import Stencil, cut
 
 _BLANK = b" \t\r\n"
 _DONE = "[DONE]"
@@ -37,6 +38,10 @@ _BROKEN: Mapping[str, type[TaskError]] = {
     "insufficient_system_resource": ProviderUnavailable,  # DeepSeek.
     "abort": StreamTruncated,  # vLLM, SGLang: the engine was paused or shut down; a `[DONE]` follows all the same.
 }
+
+#: Stencils that a stream may have in vain, and one more for so many chunks.
+FEWEST = 4
+USEFUL = 16
 
 _decode = msgspec.json.Decoder().decode
 
@@ -60,7 +65,7 @@ class AnswerDecoder:
     """
 
     __slots__ = (
-        "_body", "_calls", "_choices", "_finished", "chunks", "done", "settled",
+        "_body", "_calls", "_choices", "_cuts", "_finished", "_stencil", "chunks", "done", "settled",
     )  # fmt: skip
 
     def __init__(self, limit: int, *, choices: Any = 1) -> None:
@@ -69,6 +74,9 @@ class AnswerDecoder:
         #: Choice -> whether its finish_reason was seen.
         self._finished: dict[int, bool] = {}
         self._calls: dict[int, repair.ToolCalls] = {}
+        #: The form of the chunk before, if the next one may have it too, and how many have been made.
+        self._stencil: Stencil | None = None
+        self._cuts = 0
         #: Chunks so far.
         self.chunks = 0
         #: `[DONE]` was seen: what may follow is of no interest.
@@ -95,6 +103,11 @@ class AnswerDecoder:
         for kind, payload in (self._body.events or self._body).feed(data):
             # The path of nearly every chunk: one object, one choice, a piece of text.
             if kind != ERROR:
+                stencil = self._stencil
+                if stencil is not None and (text := stencil.text(payload)) is not None:
+                    self.chunks += 1
+                    yield Chunk(payload, None, (stencil.field, text))
+                    continue
                 try:
                     doc = _decode(payload)
                 except (ValueError, RecursionError):
@@ -116,11 +129,20 @@ class AnswerDecoder:
                                 if index not in finished:
                                     finished[index] = self.settled = False
                                 self.chunks += 1
+                                self._stencil = self._cut(payload, doc)
                                 yield Chunk(payload, doc)
                                 continue
+            self._stencil = None
             yield from self._event(kind, payload, tail=False)
             if self.done:
                 return
+
+    def _cut(self, payload: bytes, doc: dict[str, Any]) -> Stencil | None:
+        # Making one costs as much as two chunks do: where they are of no use, few are made.
+        if self._cuts >= FEWEST + self.chunks // USEFUL:
+            return None
+        self._cuts += 1
+        return cut(payload, doc)
 
     def finish(self) -> Iterator[Chunk | Completion]:
         """The body has ended.

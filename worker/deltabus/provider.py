@@ -112,11 +112,20 @@ class Chunk:
     `raw` is one JSON object without line breaks between its tokens.
     """
 
-    __slots__ = ("data", "raw")
+    __slots__ = ("_data", "raw", "text")
 
-    def __init__(self, raw: bytes, data: dict[str, Any]) -> None:
+    def __init__(self, raw: bytes, data: dict[str, Any] | None, text: tuple[str, bytes] | None = None) -> None:
         self.raw = raw
-        self.data = data
+        self._data = data
+        #: Of a chunk that is the one before it but for the text of one field of its one delta: that field, and the
+        #: text in UTF-8. Whoever knows the one before needs no more.
+        self.text = text
+
+    @property
+    def data(self) -> dict[str, Any]:
+        if self._data is None:
+            self._data = msgspec.json.decode(self.raw)
+        return self._data
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Chunk:

@@ -43,13 +43,15 @@ class Accumulator:
     Results share values with the chunks that were added: treat both as read-only.
     """
 
-    __slots__ = ("_choices", "_head", "_usage")
+    __slots__ = ("_choices", "_head", "_latest", "_usage")
 
     def __init__(self, chunks: Iterable[Mapping[str, Any]] = ()) -> None:
         #: Fields of the chunks themselves.
         self._head: dict[str, Any] = {}
         self._choices: dict[int, Choice] = {}
         self._usage: dict[str, Any] | None = None
+        #: To which the last chunk added something.
+        self._latest: Choice | None = None
         for chunk in chunks:
             self.add(chunk)
 
@@ -75,6 +77,7 @@ class Accumulator:
             state = self._choices.get(index)
             if state is None:
                 state = self._choices[index] = Choice()
+            self._latest = state
             for key, value in choice.items():
                 if value is None or key == "index":
                     continue
@@ -86,6 +89,13 @@ class Accumulator:
                             state.content += piece.encode("utf-8", "replace")
                         elif piece is not None:
                             state.add(name, piece, value)
+
+    def add_text(self, field: str, text: bytes) -> None:
+        """Take in a chunk that is the last one but for the text of one field of its delta; see `Chunk.text`."""
+        if self._latest is not None:
+            buffer = self._latest.content if field == "content" else self._latest.reasoning
+            if buffer is not None:
+                buffer += text
 
     def completion(self) -> dict[str, Any]:
         """What has been added up to now as a `chat.completion`: the part that there is, if the stream goes on."""

@@ -126,7 +126,7 @@ class Client:
                     break
                 for item in decoder.feed(data):
                     yield item
-                    del item
+                    del item  # While the stream waits for more, others find its memory in the CPU's cache.
                 del data
             for item in decoder.finish():
                 yield item

@@ -44,13 +44,16 @@ async def _answer(context: Context, provider: Provider, body: Mapping[str, Any])
         async for item in items:
             if isinstance(item, Completion):
                 return item.data
-            answer.add(item.data)
-            context.partial = answer.completion
+            if item.text is not None:
+                answer.add_text(*item.text)
+            else:
+                answer.add(item.data)
+                context.partial = answer.completion
             await attempt.write(item.raw)
             room -= len(item.raw)
             if room < 0:
                 raise PayloadTooLarge(
                     f"the answer is over {context.settings.max_answer_bytes} bytes (`max_answer_bytes`)"
                 )
-            del item
+            del item  # as its memory is of use to the next stream at once, and not when this one goes on
     return answer.completion()

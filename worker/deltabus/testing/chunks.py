@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from deltabus.chat.choice import DROPPED
 from deltabus.provider import Chunk, Completion
 
 #: Delta fields that hold a part of the answer.
@@ -21,11 +22,13 @@ def stream_violations(items: Sequence[object]) -> list[str]:
     found: list[str] = []
     finished: dict[int, bool] = {}
     substance = False
+    before: Chunk | None = None
     for place, item in enumerate(items):
         if not isinstance(item, Chunk):
             found.append(f"item {place} is not a Chunk but a {type(item).__name__}")
             continue
-        wrong = _chunk_problem(item)
+        wrong = _chunk_problem(item) or _text_problem(item, before)
+        before = item
         if wrong:
             found.append(f"chunk {place} {wrong}")
             continue
@@ -104,3 +107,26 @@ def _chunk_problem(chunk: Chunk) -> str | None:
         if not isinstance((delta or {}).get("content"), str | None):
             return "has a `content` that is not a string"
     return None
+
+
+def _text_problem(chunk: Chunk, before: Chunk | None) -> str | None:
+    """What is wrong with a chunk that says it is the one before it but for its text."""
+    if chunk.text is None:
+        return None
+    field, text = chunk.text
+    choices = chunk.data["choices"]
+    if len(choices) != 1 or (choices[0].get("delta") or {}).get(field) != text.decode(errors="replace"):
+        return "has a `text` that is not the text of its delta"
+    changed = {**choices[0], "delta": {**choices[0]["delta"], field: _text(before, field)}}
+    if before is None or {**chunk.data, "choices": [changed]} != {**before.data, **_padding(chunk)}:
+        return "has a `text`, and differs from the chunk before it in more than that"
+    return None
+
+
+def _text(chunk: Chunk | None, field: str) -> Any:
+    choices = chunk.data["choices"] if chunk is not None else ()
+    return (choices[0].get("delta") or {}).get(field) if choices else None
+
+
+def _padding(chunk: Chunk) -> dict[str, Any]:
+    return {name: chunk.data[name] for name in DROPPED & chunk.data.keys()}
