@@ -56,6 +56,7 @@ def test_a_frozen_worker_is_fenced_and_goes_on_with_new_work(scene: Scene) -> No
             scene.streams(task, attempt=2)
             frozen.process.send_signal(signal.SIGCONT)
             frozen.wait_for("fenced")
+            assert "is away" not in frozen.said
             assert attempts(scene.words(task, 60)) == 2
             other.process.kill()
         (later,) = scene.chat(words=3)

@@ -68,7 +68,8 @@ def test_a_redis_that_refuses_is_waited_out(
             assert attempts(durable.words(task, 40)) == 1
         durable.takes_new_work()
         said = worker.wait_for("is back")
-    assert said.count("is away") == 1
+    assert said.count("is there and takes no writes") == 1
+    assert said.count("is away") <= 1  # the connections of a server that becomes a replica may break first
     assert "Traceback" not in said
     assert "not a list" not in said
 
@@ -83,7 +84,8 @@ def test_an_idle_worker_that_was_refused_takes_work_afterwards(
             durable.refuses(error, REFUSALS)
         durable.takes_new_work()
         said = worker.wait_for("is back")
-    assert said.count("is away") == 1
+    assert said.count("is there and takes no writes") == 1
+    assert said.count("is away") <= 1  # the connections of a server that becomes a replica may break first
 
 
 def test_a_redis_that_loads_its_data_is_waited_out() -> None:

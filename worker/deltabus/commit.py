@@ -37,7 +37,7 @@ from redis.exceptions import (
 from deltabus import telemetry
 from deltabus.errors import BusUnavailable
 from deltabus.outage import Outage
-from deltabus.refusal import lacks_right
+from deltabus.refusal import lacks_right, no_writes
 from deltabus.scripts import Script
 from deltabus.topology.discovery import is_elsewhere
 
@@ -375,7 +375,9 @@ class GroupCommit:
             return exc
 
     def _give_up(self, reason: str) -> None:
-        error = BusUnavailable(f"Redis at {self._address} is away: {reason}")
+        state = no_writes(reason)
+        said = f"is away: {reason}" if state is None else f"takes no writes: {state}"
+        error = BusUnavailable(f"Redis at {self._address} {said}")
         items = [*(item for item, _ in self._unanswered), *self._ready]
         self._unanswered = []
         self._ready.clear()

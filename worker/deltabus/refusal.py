@@ -1,4 +1,4 @@
-"""What a refusal of Redis means that no waiting mends: a right is missing, or a key is of another type."""
+"""What a refusal of Redis means: a right is missing, a key is of another type, or it takes no writes at all."""
 
 from __future__ import annotations
 
@@ -13,6 +13,27 @@ _IN_SCRIPT: Final = re.compile(
     r"has no permissions to (run|access)"
 )
 
+#: What Redis says (`server.c` of 6.2 to 7.4), or redis-py's name of it, where it is there and takes no writes; what
+#: that is, and what to do about it.
+_NO_WRITES: Final = (
+    (
+        r"\bOOM\b|OutOfMemoryError|used memory > 'maxmemory'",
+        "it is out of memory (OOM): raise its `maxmemory`, or delete what fills it",
+    ),
+    (
+        r"READONLY|ReadOnlyError|read only replica|master -> replica",
+        "it is a read only replica (READONLY): `redis_url` must lead to the master, which a failover may be choosing",
+    ),
+    (
+        r"MISCONF",
+        "it cannot save to its disk (MISCONF): free the disk, or mend it; INFO persistence says more",
+    ),
+    (
+        r"NOREPLICAS|good replicas to write",
+        "it has too few replicas (NOREPLICAS): bring them back, or see its `min-replicas-to-write`",
+    ),
+)
+
 
 def lacks_right(error: object) -> bool:
     """Whether the user that we are to Redis may not do what was asked.
@@ -22,6 +43,18 @@ def lacks_right(error: object) -> bool:
     return isinstance(error, NoPermissionError) or (
         isinstance(error, ResponseError) and _IN_SCRIPT.search(str(error)) is not None
     )
+
+
+def no_writes(reason: object) -> str | None:
+    """Why Redis takes no writes, and what to do about it; None: that is not what it says.
+
+    Args:
+        reason: its error, or the words of one.
+    """
+    text = f"{type(reason).__name__}: {reason}" if isinstance(reason, ResponseError) else reason
+    if not isinstance(text, str):
+        return None
+    return next((words for sign, words in _NO_WRITES if re.search(sign, text)), None)
 
 
 def advice(error: object) -> str | None:

@@ -27,6 +27,7 @@ PIPE: Final = 141
 
 #: What to do about it, by the words of Redis 6.2 to 7.4, redis-py and `discovery`; where none is there, nobody answers.
 _WAYS: Final = (
+    (r"takes no writes", "try again; `deltabus check` says more"),
     (
         r"busy running a script|UNKILLABLE",
         "it is there: wait for the script, or end one that has written nothing: `deltabus redis SCRIPT KILL`",
@@ -75,7 +76,7 @@ def code(error: BaseException) -> int:
             return USAGE
         case DeltabusError() | TimeoutError():
             return FAILED
-    return UNREACHABLE if _is_redis_unreachable(error) else FAILED
+    return UNREACHABLE if _is_redis_unreachable(error) or _state(error) else FAILED
 
 
 def explain(error: BaseException) -> str | None:
@@ -96,6 +97,8 @@ def explain(error: BaseException) -> str | None:
             return _line(str(error))
     if _is_redis_unreachable(error):
         return _unreachable(f"cannot reach Redis: {error}")
+    if (state := _state(error)) is not None:
+        return _unreachable(f"Redis takes no writes: {state}")
     if "redis.exceptions" in sys.modules:
         from deltabus.refusal import advice
 
@@ -121,3 +124,12 @@ def _is_redis_unreachable(error: BaseException) -> bool:
     """Without loading redis, which takes longer than many a command: where it is not loaded, it raised nothing."""
     exceptions = sys.modules.get("redis.exceptions")
     return exceptions is not None and isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError))
+
+
+def _state(error: BaseException) -> str | None:
+    """Why Redis takes no writes, where that is the error; without loading redis, as above."""
+    if "redis.exceptions" not in sys.modules:
+        return None
+    from deltabus.refusal import no_writes
+
+    return no_writes(error)

@@ -94,6 +94,7 @@ class Vigil:
     @contextlib.asynccontextmanager
     async def kept(self, stopped: asyncio.Event) -> AsyncIterator[None]:
         """Keep vigil while the block runs. It is entered with a lease, or when the worker is told to stop."""
+        self._tick()
         await self._get_a_lease(stopped)
         every = (self._patrol, self._beat, self._listen, self._maintain, self._reconcile)
         duties = [asyncio.create_task(_lastingly(duty)) for duty in every]
@@ -101,12 +102,19 @@ class Vigil:
             await self._listening.wait()
             yield
         finally:
+            self._ticking.cancel()
             # Python 3.11's wait_for, in which redis-py sends, may swallow a cancellation (python/cpython#86296).
             pending = set(duties)
             while pending:
                 for duty in pending:
                     duty.cancel()
                 _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
+
+    def _tick(self) -> None:
+        """Let the outage know that the loop runs: else what is late would pass for one."""
+        pause = min(PATROL_INTERVAL, self._worker.settings.lease / 5)
+        self._outage.runs(pause)
+        self._ticking = asyncio.get_running_loop().call_later(pause, self._tick)
 
     async def show(self, status: WorkerStatus) -> None:
         """Let RQ's tools see the worker's state, where it has changed."""
