@@ -52,10 +52,9 @@ NUMBER_BYTES = 8
 class Forked:
     """A process that the server has forked; as much of `subprocess.Popen` as tests ask."""
 
-    def __init__(self, pid: int, status: int, stdout: int) -> None:
+    def __init__(self, pid: int, status: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self.stdout = os.fdopen(stdout, "rb", buffering=0)
         self._status = status
         self._lock = threading.Lock()
 
@@ -121,18 +120,18 @@ class ForkServer:
         """Whether this is a module or a program for this Python, and a fresh process would have loaded the same."""
         return _COMMAND.match("\n".join(command)) is not None and _at_loading(environ) == self._at_loading
 
-    def start(self, command: Sequence[str], *, folder: Path | None, environ: Mapping[str, str]) -> Forked:
-        """Run a command that suits; what it says on both outputs comes on `stdout`."""
+    def start(
+        self, command: Sequence[str], *, folder: Path | None, environ: Mapping[str, str], stdout: int, stderr: int
+    ) -> Forked:
+        """Run a command that suits, with these descriptors as its outputs and no input."""
         request = {"command": list(command), "folder": str(folder or Path.cwd()), "environ": dict(environ)}
-        stdout, theirs = os.pipe()
         status, ended = os.pipe()
         try:
             with self._lock:
-                socket.send_fds(self._control, [json.dumps(request).encode()], [theirs, ended])
+                socket.send_fds(self._control, [json.dumps(request).encode()], [stdout, stderr, ended])
         finally:
-            os.close(theirs)
             os.close(ended)
-        return Forked(_heard(status), status, stdout)
+        return Forked(_heard(status), status)
 
     def stop(self) -> None:
         """End it, and with it what it has forked."""
@@ -166,24 +165,25 @@ def _serve(control: socket.socket) -> dict[str, Any]:
             if ready != control.fileno():
                 _bury(ready, *children.pop(ready))
                 continue
-            message, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, 2)
+            message, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, 3)
             if not message:
                 for child, (pid, ended) in children.items():
                     os.kill(pid, signal.SIGKILL)
                     _bury(child, pid, ended)
                 sys.exit()
-            stdout, ended = descriptors
+            stdout, stderr, ended = descriptors
             pid = os.fork()
             if not pid:
                 os.setpgid(0, 0)
                 os.dup2(stdout, 1)
-                os.dup2(stdout, 2)
+                os.dup2(stderr, 2)
                 others = [number for child, (_, told) in children.items() for number in (child, told)]
-                for descriptor in (control.detach(), stdout, ended, *others):
+                for descriptor in (control.detach(), stdout, stderr, ended, *others):
                     os.close(descriptor)
                 request: dict[str, Any] = json.loads(message)
                 return request
             os.close(stdout)
+            os.close(stderr)
             children[os.pidfd_open(pid)] = (pid, ended)
             # Both sides do this: whichever comes first, the group is there before anybody signals it.
             with contextlib.suppress(PermissionError, ProcessLookupError):

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -62,6 +63,38 @@ def deltabus(
     return subprocess.CompletedProcess(words, result.exit_code, result.stdout_bytes, result.stderr_bytes)
 
 
+def run(
+    command: Sequence[str], *, environ: Mapping[str, str], folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, without input; from the fork server, where it can."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = _start(command, folder, environ, stdout=stdout.fileno(), stderr=stderr.fileno())
+        try:
+            code = process.wait(PATIENCE)
+        finally:
+            process.kill()
+            process.wait()
+        said = [file.read().decode() for file in (stdout, stderr) if not file.seek(0)]
+    return subprocess.CompletedProcess(command, code, *said)
+
+
+def _start(
+    command: Sequence[str],
+    folder: Path | None,
+    environ: Mapping[str, str] | None,
+    *,
+    stdout: int,
+    stderr: int,
+    fresh: bool = False,
+) -> forkserver.Forked | subprocess.Popen[bytes]:
+    environ = dict(os.environ if environ is None else environ)
+    if not fresh and (server := fork_server()) and server.suits(command, environ):
+        return server.start(command, folder=folder, environ=environ, stdout=stdout, stderr=stderr)
+    return subprocess.Popen(
+        command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0
+    )
+
+
 @cache
 def fork_server() -> forkserver.ForkServer | None:
     """The fork server of this test process, where there can be one."""
@@ -94,21 +127,11 @@ class Background:
         environ: Mapping[str, str] | None = None,
         fresh: bool = False,
     ) -> None:
-        environ = dict(os.environ if environ is None else environ)
-        words = tuple(command)
-        self.process: forkserver.Forked | subprocess.Popen[bytes]
-        if not fresh and (server := fork_server()) and server.suits(words, environ):
-            self.process = server.start(words, folder=folder, environ=environ)
-        else:
-            self.process = subprocess.Popen(
-                words,
-                cwd=folder,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
+        self._output, theirs = os.pipe()
+        try:
+            self.process = _start(command, folder, environ, stdout=theirs, stderr=theirs, fresh=fresh)
+        finally:
+            os.close(theirs)
         self._said: list[str] = []
         self._over = False
         self._more = threading.Condition()
@@ -152,16 +175,14 @@ class Background:
                 except subprocess.TimeoutExpired:
                     continue
         self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
         decoder = codecs.getincrementaldecoder("utf-8")()
-        while data := os.read(self.process.stdout.fileno(), 65536):
+        while data := os.read(self._output, 65536):
             with self._more:
                 self._said.append(decoder.decode(data))
                 self._more.notify_all()
+        os.close(self._output)
         with self._more:
             self._over = True
             self._more.notify_all()

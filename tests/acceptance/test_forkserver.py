@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 from forkserver import ForkServer, available
-from processes import Background, environ, fork_server
+from processes import Background, environ, fork_server, run
 
 #: What a process is made of, as JSON.
 PROGRAM = """
@@ -92,9 +93,18 @@ def test_one_that_needs_another_interpreter_is_started_afresh() -> None:
 
 def test_what_it_has_forked_ends_with_it() -> None:
     server = ForkServer(environ())
-    process = server.start([sys.executable, "-c", WAITING], folder=None, environ=environ())
-    assert process.stdout.readline() == b"here\n"
-    server.stop()
-    assert process.wait(60) == -signal.SIGKILL
-    with process.stdout as stdout:
-        assert stdout.read() == b""
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", WAITING]
+    process = server.start(command, folder=None, environ=environ(), stdout=writer, stderr=writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as said:
+        assert said.readline() == b"here\n"
+        server.stop()
+        assert process.wait(60) == -signal.SIGKILL
+        assert said.read() == b""
+
+
+def test_outputs_are_told_apart_and_files_serve_too() -> None:
+    done = run([sys.executable, "-c", PROGRAM], environ=environ())
+    assert (done.returncode, done.stderr) == (3, "to stderr\n")
+    assert json.loads(done.stdout)["arguments"] == ["-c"]

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from processes import PATIENCE, environ
+from processes import PATIENCE, Background, environ
 from rq import Queue
 from rq.job import Job
 
@@ -68,6 +68,7 @@ class Stage:
         self.redis = redis.Redis.from_url(url, socket_timeout=PATIENCE)
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._workers: list[Background] = []
         self.environment = environ(REDIS_URL=url)
 
     def start(self, command: list[Any], **environment: str) -> subprocess.Popen[bytes]:
@@ -82,8 +83,8 @@ class Stage:
         return process
 
     def start_worker(self, kind: str) -> None:
-        rq = Path(sys.executable).with_name("rq")
-        self.start([rq, "worker", "-w", kind, "-S", "json", "-u", self.url, "chat"])
+        command = [sys.executable, "-m", "rq.cli", "worker", "-w", kind, "-S", "json", "-u", self.url, "chat"]
+        self._workers.append(Background(command, folder=self._folder, environ=self.environment))
 
     def produce(self, command: list[Any], **environment: str) -> str:
         """Run a producer to its end; the id it prints."""
@@ -105,6 +106,9 @@ class Stage:
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=PATIENCE)
+        for worker in self._workers:
+            worker.process.terminate()
+            worker.stop()
         self.redis.close()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from itertools import islice
 
 import pytest
 from faults import Scene, attempts
-from processes import DELTABUS, PATIENCE, environ
+from processes import DELTABUS, PATIENCE, environ, run
 from rq import Queue
 from rq.command import send_stop_job_command
 from scripted import STILL, limited, says, speaks_to
@@ -47,7 +46,7 @@ def by_async_bus(scene: Scene, task: Task) -> None:
 
 def by_command_line(scene: Scene, task: Task) -> None:
     command = (*DELTABUS, "cancel", task.id, "--reason", "enough")
-    subprocess.run(command, env=environ(scene.server.url), check=True, timeout=PATIENCE)
+    assert run(command, environ=environ(scene.server.url)).returncode == 0
 
 
 def by_rq(scene: Scene, task: Task) -> None:

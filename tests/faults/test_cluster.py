@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ import pytest
 import redis
 from faults import FAST, attempts
 from processes import DELTABUS, PATIENCE, Background, deltabus, environ
+from processes import run as run_to_its_end
 
 from chaos.nodes import Nodes, ask
 from deltabus import Bus, Cancelled, Completed, Delta, Task, TaskFailed, keys
@@ -148,9 +148,7 @@ def test_what_a_killed_worker_ran_runs_elsewhere(site: Site) -> None:
 
 def test_the_command_lines_work(site: Site, tmp_path: Path) -> None:
     def run(*words: str, code: int = 0) -> str:
-        done = subprocess.run(
-            words, env=site.environ, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        done = run_to_its_end(words, environ=site.environ, folder=tmp_path)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +12,7 @@ from dataclasses import replace
 import pytest
 import redis
 from detour import Detour
-from processes import DELTABUS, PATIENCE, environ
+from processes import DELTABUS, PATIENCE, environ, run
 
 from chaos.proxy import Point, Then
 from deltabus import AsyncBus, Bus, BusUnavailable, TaskCancelled, TaskExists, keys
@@ -137,14 +136,7 @@ def test_the_command_line_says_it_in_one_line(away: tuple[str, str, str]) -> Non
     if name in DEAF:
         commands += [["cancel", "t"], ["result", "t"], ["dead", "list"]]
     for words in commands:
-        done = subprocess.run(
-            [*DELTABUS, *words],
-            env=environ(url, DELTABUS_REDIS_TIMEOUT=str(TIMEOUT)),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = run([*DELTABUS, *words], environ=environ(url, DELTABUS_REDIS_TIMEOUT=str(TIMEOUT)))
         assert done.returncode == 3, done.stderr
         assert done.stdout == ""
         assert done.stderr.count("\n") == 1, done.stderr

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
-from processes import PATIENCE, environ
+from processes import environ, run
 from rq import Queue
 from rq.job import Job
 
@@ -24,7 +23,7 @@ main(sys.argv[1:])
 def test_a_task_that_a_stock_worker_of_several_queues_took_to_its_grave_is_found_and_run(scene):
     [lost] = scene.chat(words=3)
     command = [sys.executable, "-c", DIES_AFTER_ITS_POP, "worker", "--url", scene.server.url, "urgent", "chat"]
-    killed = subprocess.run(command, env=environ(scene.server.url), capture_output=True, timeout=PATIENCE, check=False)
+    killed = run(command, environ=environ(scene.server.url))
     assert killed.returncode == -9, killed.stderr
     assert scene.redis.llen("rq:queue:chat") == 0
     with scene.worker(DELTABUS_LEASE="1"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from faults import Scene, attempts
-from processes import DELTABUS, PATIENCE, Background, environ
+from processes import DELTABUS, PATIENCE, Background, environ, run
 
 from chaos.sentinels import SERVICE, SentinelSet
 from deltabus import Task, events
@@ -101,25 +101,14 @@ def test_rq_finds_the_master_by_its_own_settings_and_by_ours(
         scene.streams(running)
         sentinels.fail_over()
         assert attempts(scene.words(running, 40)) == 1
-        told = subprocess.run(
-            [*rq, "info", "--config", "deltabus.rqsettings"],
-            env=variables,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        told = run([*rq, "info", "--config", "deltabus.rqsettings"], environ=variables, folder=tmp_path)
         assert told.returncode == 0, told.stderr
         assert "1 workers, 1 queues" in told.stdout
 
 
 def test_the_command_line_takes_the_same_url(sentinels: SentinelSet, scene: Scene, tmp_path: Path) -> None:
     def deltabus(*words: str) -> subprocess.CompletedProcess[str]:
-        command, variables = [*DELTABUS, *words], environ(sentinels.url)
-        return subprocess.run(
-            command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        return run([*DELTABUS, *words], environ=environ(sentinels.url), folder=tmp_path)
 
     with scene.worker("--processes", "2") as worker:
         worker.wait_for("worker started", times=2)

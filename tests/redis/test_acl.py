@@ -18,6 +18,7 @@ import pytest
 import redis
 from documents import ROOT
 from processes import DELTABUS, PATIENCE, Background, environ
+from processes import run as run_to_its_end
 from redis.exceptions import NoPermissionError
 from rq import Queue
 
@@ -323,9 +324,7 @@ def test_an_operator_sees_and_mends_what_there_is(fort: Fort, staff: Background,
     url = fort.url("deltabus-operator")
 
     def run(*words: str, code: int = 0) -> str:
-        done = subprocess.run(
-            words, env=environ(url), cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        done = run_to_its_end(words, environ=environ(url), folder=tmp_path)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -352,9 +351,7 @@ def test_an_operator_sees_and_mends_what_there_is(fort: Fort, staff: Background,
 def test_a_workers_host_can_be_checked_with_the_workers_own_user(fort: Fort, tmp_path: Path) -> None:
     words = [*DELTABUS, "check", "--production", "--json"]
     variables = environ(fort.url("deltabus-worker"))
-    done = subprocess.run(
-        words, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    done = run_to_its_end(words, environ=variables, folder=tmp_path)
     states = {finding["subject"]: finding["state"] for finding in json.loads(done.stdout)["findings"]}
     assert (states["Redis"], states["rights"]) == ("ok", "ok")
     assert {"redis.user", "redis.password"}.isdisjoint(states), "it is a user of its own, and has a password"
