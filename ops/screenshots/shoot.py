@@ -11,9 +11,9 @@ from typing import Final
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
+from deltabus.cli.onlooker import Onlooker
 from deltabus.cli.server import connect
 from deltabus.cli.top import View
-from deltabus.look import look
 from deltabus.settings import Settings
 from screenshots.load import loaded
 
@@ -55,9 +55,7 @@ def _watch(settings: Settings, seconds: float) -> View:
     # Where Redis really is, is of no interest, and differs from time to time.
     view = View("redis://redis.internal:6379/0")
     end = time.monotonic() + seconds
-    with connect(settings) as redis:
-        view.see(look(redis, settings.rq_key_prefix))
+    with Onlooker(connect(settings), settings.rq_key_prefix, every=1) as onlooker:
         while time.monotonic() < end:
-            time.sleep(1)
-            view.see(look(redis, settings.rq_key_prefix))
+            view.see(onlooker.next())
     return view

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
-import pty
 import re
-import select
+import shlex
 import signal
-import subprocess
-import time
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
 import pytest
 import redis
 from processes import DELTABUS, PATIENCE, deltabus, environ
+from terminals import Terminal
 
 from deltabus import Bus
 from deltabus.cli import exits
 from screenshots.shoot import shoot
 
 ROOT = Path(__file__).resolve().parents[2]
-
-#: Escape sequences of a terminal.
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[()][A-Z0-9]")
 
 
 @pytest.fixture
@@ -36,72 +30,147 @@ def busy(redis_url: str) -> Bus:
         yield bus
 
 
-class Terminal:
-    """`deltabus top` on a terminal of 100 columns, and what is on the screen since it was last cleared."""
+def top(url: str, folder: Path, *words: str, size: tuple[int, int] = (100, 30), **more: str) -> Terminal:
+    """`deltabus top` on a terminal."""
+    return Terminal([*DELTABUS, "top", *words], folder, environ(url, TERM="xterm-256color", **more), size)
 
-    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
-        self.ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [*DELTABUS, "top", "--every", "0.2"], cwd=folder, env=variables, stdin=theirs, stdout=theirs, stderr=theirs
-        )
-        os.close(theirs)
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self.said = ""
 
-    def press(self, keys: str) -> None:
-        os.write(self.ours, keys.encode())
-
-    def shows(self, holds: Callable[[str], object]) -> str:
-        """Wait until what has come since this call holds."""
-        begin, end = len(self.said), time.monotonic() + PATIENCE
-        while not holds(shown := ESCAPES.sub("", self.said[begin:])):
-            assert select.select([self.ours], [], [], max(0.0, end - time.monotonic()))[0], f"it shows: {shown}"
-            self._read()
-        return shown
-
-    def end(self) -> int:
-        while self._read():
-            pass
-        os.close(self.ours)
-        return self.process.wait(PATIENCE)
-
-    def _read(self) -> bool:
-        try:
-            data = os.read(self.ours, 65536)
-        except OSError:  # nobody is at the other end any more
-            return False
-        self.said += self._decoder.decode(data)
-        return bool(data)
+def is_drawn(shown: str) -> bool:
+    return "commands a look" in shown
 
 
 def test_top_is_live_and_q_leaves_it(redis_url: str, busy: Bus, tmp_path: Path) -> None:
-    variables = environ(redis_url, TERM="xterm-256color", COLUMNS="100", LINES="30")
-    terminal = Terminal(tmp_path, variables)
-    shown = terminal.shows(lambda shown: "commands a look" in shown and "events/s" in shown)
-    assert "2 waiting" in shown
-    assert "start one with `deltabus worker`" in shown
-    busy.chat(messages="three", queue="second-queue")
-    terminal.shows(lambda shown: re.search(r"queues: 2.*first-queue +2.*second-queue +1", shown, re.DOTALL))
-    terminal.press("x")  # means nothing
-    terminal.shows(lambda shown: "second-queue" in shown)
-    terminal.press("q")
-    assert terminal.end() == exits.DONE
-    # The terminal is as it was: its other screen, its cursor.
-    assert terminal.said.index("\x1b[?1049h") < terminal.said.rindex("\x1b[?1049l")
-    assert terminal.said.rindex("\x1b[?25l") < terminal.said.rindex("\x1b[?25h")
-    assert "Traceback" not in terminal.said
+    with top(redis_url, tmp_path, "--every", "0.2") as terminal:
+        shown = terminal.shows(lambda shown: is_drawn(shown) and "events/s" in shown)
+        assert "2 waiting" in shown
+        assert "start one with `deltabus worker`" in shown
+        assert not terminal.is_sane
+        busy.chat(messages="three", queue="second-queue")
+        terminal.shows(lambda shown: re.search(r"queues: 2.*first-queue +2.*second-queue +1", shown, re.DOTALL))
+        terminal.press("x")  # means nothing
+        terminal.shows(lambda shown: "second-queue" in shown)
+        terminal.press("q")
+        assert terminal.end() == exits.DONE
+        assert terminal.is_sane
+        assert "Traceback" not in terminal.said
 
 
-def test_top_waits_for_a_redis_that_goes_away(redis_server, tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, environ(redis_server.url, TERM="xterm", COLUMNS="150", LINES="30"))
-    terminal.shows(lambda shown: "commands a look" in shown)
-    redis_server.kill()
-    terminal.shows(lambda shown: "trying again" in shown)
-    redis_server.restart()
-    terminal.shows(lambda shown: "commands a look" in shown)
-    terminal.process.send_signal(signal.SIGINT)  # Ctrl+C leaves it as well
-    assert terminal.end() == exits.DONE
-    assert "Traceback" not in terminal.said
+def test_a_new_size_is_drawn_at_once(redis_url: str, busy: Bus, tmp_path: Path) -> None:
+    """The next look is an hour away."""
+    with top(redis_url, tmp_path, "--every", "60", size=(130, 30)) as terminal:
+        terminal.shows(is_drawn)
+        for size in ((80, 24), (60, 40)):
+            terminal.resize(*size)
+            terminal.shows(lambda _: terminal.widest == size[0])  # noqa: B023 # asked at once
+            assert "first-queue" in terminal.picture
+        terminal.press("q")
+        assert terminal.end() == exits.DONE
+
+
+def test_top_keeps_its_picture_while_redis_is_away_and_says_how_old_it_is(fresh_redis, tmp_path: Path) -> None:
+    with Bus(fresh_redis.url) as bus:
+        bus.chat(messages="one", queue="first-queue")
+    with top(fresh_redis.url, tmp_path, "--every", "0.2", size=(80, 24)) as terminal:
+        terminal.shows(is_drawn)
+        fresh_redis.kill()
+        shown = terminal.shows(
+            lambda shown: re.search(r"\d s? ?old, trying again: cannot reach Redis|s old, trying", shown)
+        )
+        assert "first-queue" in shown
+        terminal.shows(lambda shown: re.search(r"[2-9]\.\ds old", shown))
+        fresh_redis.restart()
+        terminal.shows(is_drawn)
+        with redis.Redis.from_url(fresh_redis.url) as client:
+            client.replicaof("127.0.0.1", 1)
+            client.config_set("replica-serve-stale-data", "no")
+            terminal.shows(lambda shown: "old, trying again: Redis does not answer: Link with MASTER is" in shown)
+            client.replicaof("NO", "ONE")
+            terminal.shows(is_drawn)
+        terminal.process.send_signal(signal.SIGINT)  # Ctrl+C leaves it as well
+        assert terminal.end() == exits.DONE
+        assert terminal.is_sane
+        assert "Traceback" not in terminal.said
+
+
+def test_a_redis_that_hangs_keeps_nobody(fresh_redis, tmp_path: Path) -> None:
+    """It is waited for longer than the test lasts."""
+    with top(fresh_redis.url, tmp_path, "--every", "0.2", DELTABUS_REDIS_TIMEOUT="600") as terminal:
+        terminal.shows(is_drawn)
+        os.kill(fresh_redis.pid, signal.SIGSTOP)
+        try:
+            terminal.shows(lambda shown: "old: Redis does not answer" in shown)
+            terminal.resize(70, 20)
+            terminal.shows(lambda _: terminal.widest == 70)
+            terminal.press("q")
+            assert terminal.end() == exits.DONE
+            assert terminal.is_sane
+        finally:
+            os.kill(fresh_redis.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_that_ends_top_leaves_the_terminal_as_it_was(redis_url: str, tmp_path: Path, number: int) -> None:
+    with top(redis_url, tmp_path) as terminal:
+        terminal.shows(is_drawn)
+        terminal.process.send_signal(number)
+        assert terminal.end() == exits.SIGNALLED + number
+        assert terminal.is_sane
+        assert "Traceback" not in terminal.said
+
+
+def test_an_error_leaves_the_terminal_as_it_was_and_is_told_there(redis_url: str, tmp_path: Path) -> None:
+    program = (
+        "from deltabus.cli import main, panels\n"
+        "sections = panels.sections\n"
+        "def fails(now, between):\n"
+        "    if between: raise RuntimeError('a bug')\n"
+        "    return sections(now, between)\n"
+        "panels.sections = fails\n"
+        "main(['top', '--every', '0.2'])\n"
+    )
+    with Terminal([sys.executable, "-c", program], tmp_path, environ(redis_url, TERM="xterm")) as terminal:
+        assert terminal.end() == 1
+        assert terminal.is_sane
+        assert terminal.said.index("\x1b[?1049l") < terminal.said.index("RuntimeError: a bug")
+
+
+def test_a_terminal_that_is_closed_ends_top(redis_url: str, tmp_path: Path) -> None:
+    with top(redis_url, tmp_path, "--every", "0.2") as terminal:
+        terminal.shows(is_drawn)
+        terminal.hang_up()
+        assert terminal.process.wait(PATIENCE) == exits.SIGNALLED + signal.SIGHUP
+
+
+def test_top_can_be_stopped_and_continued_like_any_job_of_a_shell(redis_url: str, busy: Bus, tmp_path: Path) -> None:
+    variables = environ(redis_url, TERM="xterm", PS1="ready> ", HISTFILE="/dev/null")
+    shell = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
+    with Terminal(shell, tmp_path, variables, (160, 30)) as terminal:
+        terminal.shows(lambda shown: "ready> " in shown)
+        terminal.press(f"{shlex.join(DELTABUS)} top --every 0.2\n")
+        terminal.shows(is_drawn)
+        for _ in range(2):
+            terminal.press("\x1a")  # Ctrl+Z
+            terminal.shows(lambda shown: "Stopped" in shown and "ready> " in shown)
+            assert terminal.is_sane
+            terminal.press("fg\n")
+            terminal.shows(lambda shown: is_drawn(shown.rpartition("fg")[2]))
+            assert not terminal.is_sane
+        terminal.press("\x1a")
+        terminal.shows(lambda shown: "Stopped" in shown and "ready> " in shown)
+        terminal.press("bg\n")  # it wants the terminal, and has to wait for it
+        while "Stopped" not in terminal.shows(lambda shown: "ready> " in shown):
+            terminal.press("\n")
+        assert terminal.is_sane
+        terminal.press("fg\n")
+        terminal.shows(lambda shown: is_drawn(shown.rpartition("fg")[2]))
+        terminal.press("\x1a")
+        terminal.shows(lambda shown: "Stopped" in shown and "ready> " in shown)
+        # A shell lets a stopped job that it ends go on.
+        terminal.press("kill %1\n")
+        while f"Exit {exits.SIGNALLED + signal.SIGTERM}" not in terminal.shows(lambda shown: "ready> " in shown):
+            terminal.press("\n")  # that is when it tells of its jobs
+        assert terminal.is_sane
+        assert "Traceback" not in terminal.said
 
 
 def test_without_a_terminal_top_names_stats(redis_url: str, tmp_path: Path) -> None:

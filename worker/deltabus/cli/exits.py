@@ -19,6 +19,8 @@ FAILED: Final = 1
 USAGE: Final = 2
 #: Redis cannot be reached.
 UNREACHABLE: Final = 3
+#: To this, the number of a signal is added that has ended a command which had something to put in order first.
+SIGNALLED: Final = 128
 #: 128 + SIGINT: Ctrl+C.
 INTERRUPTED: Final = 130
 #: 128 + SIGPIPE: the reader of the output is gone.

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import select
+import signal
 import sys
-import termios
 import time
-import tty
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -19,11 +14,12 @@ from deltabus.cli import exits
 from deltabus.cli.options import Command, Session, pass_session
 from deltabus.cli.seconds import Seconds
 from deltabus.cli.server import connect
-from deltabus.errors import BusUnavailable
+from deltabus.errors import BusError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from deltabus.cli.onlooker import Sight
     from deltabus.overview import Overview, Rates
 
 HELP = """Show a bus live: queues, workers with their slots and leases, the tasks that have run for longest, the newest
@@ -42,6 +38,9 @@ Without a terminal, there is `deltabus stats`.
 
 #: Looks over which rates are measured.
 WINDOW: Final = 4
+
+#: Seconds after which an old picture is drawn again, as it tells how old it is.
+TICK: Final = 1.0
 
 
 @click.command("top", cls=Command, help=HELP)
@@ -62,30 +61,33 @@ def top(session: Session, *, every: float) -> int:
         raise click.UsageError(
             "it draws on a terminal, and there is none: use `deltabus stats`, or `deltabus stats --json`"
         )
-    show(session, console, every)
-    return exits.DONE
+    return show(session, console, every)
 
 
-def show(session: Session, console: Console, every: float) -> None:
-    """Draw until q or Ctrl+C is pressed."""
-    from rich.live import Live
-
-    from deltabus.look import look
+def show(session: Session, console: Console, every: float) -> int:
+    """Draw until q or Ctrl+C is pressed, or a signal ends it; the exit code."""
+    from deltabus.cli.onlooker import Onlooker
+    from deltabus.cli.terminal import Left, Terminal
 
     settings = session.settings
     view = View(settings.redis_address)
-    with connect(settings) as redis, _keys() as keyboard:
-        view.see(look(redis, settings.rq_key_prefix))
+    with Onlooker(connect(settings), settings.rq_key_prefix, every) as onlooker:
+        first = onlooker.next()
+        if isinstance(first.found, Exception):
+            raise first.found
+        view.see(first)
         try:
-            with Live(view.drawn(console.size), console=console, screen=True, auto_refresh=False) as live:
-                while not _quits(keyboard, every):
-                    try:
-                        view.see(look(redis, settings.rq_key_prefix))
-                    except BusUnavailable as exc:
-                        view.note = f"{exc}; trying again. What is shown is {view.staleness()} old"
-                    live.update(view.drawn(console.size), refresh=True)
-        except KeyboardInterrupt:
-            return
+            with Terminal() as terminal:
+                onlooker.tell = terminal.wake
+                pressed = b""
+                while b"q" not in pressed.lower():
+                    for sight in onlooker.news():
+                        view.see(sight)
+                    terminal.draw(view.lines(console, terminal.size))
+                    pressed = terminal.wait(view.patience)
+        except Left as left:
+            return exits.DONE if left.number == signal.SIGINT else exits.SIGNALLED + left.number
+    return exits.DONE
 
 
 class View:
@@ -102,24 +104,46 @@ class View:
         self._looks: deque[Overview] = deque(maxlen=WINDOW + 1)
         self._history: deque[Rates] = deque(maxlen=HISTORY)
         self._seen = 0.0
-        #: What is wrong at present.
-        self.note = ""
+        self._late = 0.0
+        self._trouble = ""
 
-    def see(self, now: Overview) -> None:
-        """Take a look in."""
+    def see(self, sight: Sight) -> None:
+        """Take in what a look has found, or why it has found nothing: then, what was seen before stays.
+
+        Raises:
+            Exception: what it has met is a bug.
+        """
         from deltabus.overview import rates
 
+        now = sight.found
+        if isinstance(now, BusError):
+            self._trouble = str(now)
+            return
+        if isinstance(now, Exception):
+            raise now
         if self._looks:
             self._history.append(rates(self._looks[-1], now))
         self._looks.append(now)
         self._seen = time.monotonic()
-        self.note = ""
+        self._late = self._seen + sight.late
+        self._trouble = ""
 
-    def staleness(self) -> str:
-        """The time since the newest look."""
+    @property
+    def note(self) -> str:
+        """What is wrong at present: first, how old the picture is."""
         from deltabus.cli.panels import span
 
-        return span(time.monotonic() - self._seen)
+        age = span(time.monotonic() - self._seen)
+        if self._trouble:
+            return f"{age} old, trying again: {self._trouble}"
+        if time.monotonic() > self._late:
+            return f"{age} old: Redis does not answer"
+        return ""
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which it is to be drawn again, if there is no news."""
+        return TICK if self.note else max(0.0, self._late - time.monotonic())
 
     def drawn(self, size: tuple[int, int]) -> RenderableType:
         """The screen, of so many columns and lines."""
@@ -130,25 +154,11 @@ class View:
         between = rates(self._looks[0], now) if len(self._looks) > 1 else None
         return screen(self._address, now, between, history=list(self._history), note=self.note, size=size)
 
+    def lines(self, console: Console, size: tuple[int, int]) -> list[str]:
+        """The same as lines, as a terminal gets them."""
+        from rich.console import ConsoleDimensions
 
-@contextmanager
-def _keys() -> Iterator[int]:
-    """The keyboard, whose keys are heard as they are pressed and not shown."""
-    keyboard = sys.stdin.fileno()
-    before = termios.tcgetattr(keyboard)
-    tty.setcbreak(keyboard)
-    try:
-        yield keyboard
-    finally:
-        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
-
-
-def _quits(keyboard: int, seconds: float) -> bool:
-    """Wait for that long; whether q was pressed meanwhile, or nobody can press it any more."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if select.select([keyboard], [], [], left)[0]:
-            pressed = os.read(keyboard, 64)
-            if not pressed or b"q" in pressed.lower():
-                return True
-    return False
+        console.size = ConsoleDimensions(*size)
+        with console.capture() as capture:
+            console.print(self.drawn(size), end="")
+        return capture.get().removesuffix("\n").split("\n")
