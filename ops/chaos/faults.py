@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import signal
 import time
@@ -30,7 +31,7 @@ ABSENCE: Final = (LEASE * 1.5, LEASE * 2.5)
 #: Seconds by which a slow Redis is slow, and for how long.
 SLOWNESS: Final = (0.3, 3.0)
 
-#: How often each fault comes, in a deck that is dealt out and shuffled anew.
+#: How often each fault comes, in a deck that is dealt out and shuffled anew. What can be done to Redis comes once.
 _DECK: Final[Mapping[str, int]] = {
     "kill at a point": 5,
     "kill": 2,
@@ -39,8 +40,6 @@ _DECK: Final[Mapping[str, int]] = {
     "partition": 2,
     "silence": 1,
     "drain": 3,
-    "restart": 1,
-    "crash": 1,
     "cut": 2,
     "cut at a point": 3,
     "slow": 1,
@@ -87,14 +86,14 @@ class Injector:
             "partition": self._partition,
             "silence": self._silence,
             "drain": self._drain,
-            "restart": lambda: self._strike("restart"),
-            "crash": lambda: self._strike("crash"),
             "cut": self._cut,
             "cut at a point": lambda: self._trap("cut"),
             "slow": self._slow,
+            **{name: functools.partial(self._strike, name) for name in self._redis.strikes},
         }
+        once = dict.fromkeys(self._redis.strikes, 1)
         end = time.monotonic() + seconds
-        deck = self._shuffled(_cards(_FIRST_DECK))
+        deck = self._shuffled(_cards(_FIRST_DECK | once))
 
         async def strike(name: str) -> bool:
             struck = await faults[name]()
@@ -104,7 +103,7 @@ class Injector:
 
         while (left := end - time.monotonic()) > 0:
             if not deck:
-                deck += self._shuffled(_cards(_DECK))
+                deck += self._shuffled(_cards(_DECK | once))
             task = asyncio.create_task(strike(deck.pop()))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)

@@ -87,8 +87,13 @@ def _first(ports: Sequence[int]) -> str:
     return f"redis://127.0.0.1:{ports[0]}/0"
 
 
+def _number(port: int) -> bytes:
+    """A port as nodes of a Cluster write it."""
+    return b"\r\n127.0.0.1\r\n:%d\r\n" % port
+
+
 def _text(port: int) -> bytes:
-    """A port as Sentinels write it."""
+    """A port as Sentinels write it, with its length before it."""
     return b"$%d\r\n%d\r\n" % (len(str(port)), port)
 
 
@@ -121,8 +126,8 @@ class Proxy:
             accept = functools.partial(self._accept, target)
             self._doors.append(await asyncio.start_server(accept, "127.0.0.1", 0, limit=_PORTION))
         for target, door in zip(self._targets, self._ports, strict=True):
-            # As a number, and as text, with its length before it.
-            self._spellings += [(b":%d\r\n" % target, b":%d\r\n" % door), (_text(target), _text(door))]
+            # As a number behind its host, where slots are numbers too, and as text.
+            self._spellings += [(_number(target), _number(door)), (_text(target), _text(door))]
         return self
 
     async def __aexit__(self, *_: object) -> None:

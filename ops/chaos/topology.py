@@ -4,7 +4,9 @@
 | ---------- | ----------------------------------------------------------------------------------------------------- |
 | standalone | it restarts in good order, or is killed and comes back with what its append-only file has             |
 | sentinel   | the master is moved as an operator does it, or killed; with its replicas level, see `sentinels`        |
-| cluster    | a node restarts or is killed and comes back, as a standalone server does; a slot moves, RQ's own, too |
+| cluster    | a master, that of RQ's keys or one of only logs, is killed or hands over, and its replica takes over,  |
+|            | level with it; a node restarts, or is killed and is back at once; slots move, RQ's own, too; a node    |
+|            | comes, gets RQ's slot, gives it back, and leaves                                                       |
 """
 
 from __future__ import annotations
@@ -126,13 +128,14 @@ class Watched:
 
 
 class Clustered:
-    """A Cluster of three masters."""
+    """A Cluster of three masters with a replica each, and a node that comes and goes."""
 
     moves = True
 
     def __init__(self, seed: int, folder: Path) -> None:
-        self._nodes = Nodes(ARGUMENTS)
+        self._nodes = Nodes(ARGUMENTS, replicas=True, spares=1)
         self._dice = random.Random(f"nodes {seed}")  # noqa: S311 # it hides nothing
+        self._rq = self._nodes.slot("{rq}")
 
     def __enter__(self) -> Self:
         self._nodes.__enter__()
@@ -146,18 +149,37 @@ class Clustered:
         return [port(server) for server in self._nodes.servers]
 
     def url(self, ports: Sequence[int]) -> str:
-        return f"redis+cluster://{','.join(f'127.0.0.1:{port}' for port in ports)}"
+        members = ports[: len(self._nodes.members)]
+        return f"redis+cluster://{','.join(f'127.0.0.1:{port}' for port in members)}"
 
     @property
     def strikes(self) -> Strikes:
-        return {"restart": ("move", self._move), "crash": ("crash", self._crash)}
+        return {
+            "crash of RQ's master": ("failover", lambda: self._fail_over(self._rq, crash=True)),
+            "crash of another master": ("failover", lambda: self._fail_over(self._slot_of_logs(), crash=True)),
+            "handover": ("failover", lambda: self._fail_over(self._dice.choice([self._rq, self._slot_of_logs()]))),
+            "crash": ("crash", self._crash),
+            "move": ("move", self._move),
+            "visit": ("move", self._visit),
+        }
 
     @property
     def servers(self) -> Sequence[EmbeddedRedis]:
-        return self._nodes.servers
+        return self._nodes.masters
+
+    def _fail_over(self, slot: int, *, crash: bool = False) -> None:
+        (self._nodes.crash if crash else self._nodes.fail_over)(slot)
+
+    def _slot_of_logs(self) -> int:
+        """A slot of a node that has no key of RQ's."""
+        home = self._nodes.owner(self._rq)
+        master = self._dice.choice([server for server in self._nodes.masters if server is not home])
+        return next(
+            slot for slot in iter(lambda: self._dice.randrange(16384), None) if self._nodes.owner(slot) is master
+        )
 
     def _crash(self) -> None:
-        server = self._dice.choice(self._nodes.servers)
+        server = self._dice.choice(self._nodes.members)
         if self._dice.random() < 0.5:  # either
             server.kill()
             server.start()
@@ -166,10 +188,20 @@ class Clustered:
         self._nodes.settle()
 
     def _move(self) -> None:
-        for _ in range(100):
+        for _ in range(50):
             self._nodes.move(self._dice.randrange(16384))
         if self._dice.random() < 0.5:  # either
-            self._nodes.move(self._nodes.slot("{rq}"))
+            self._nodes.move(self._rq)
+
+    def _visit(self) -> None:
+        """A node comes, owns slots for a moment, and is gone."""
+        guest, host = self._nodes.join(), self._nodes.owner(self._rq)
+        slots = [self._rq, *(self._dice.randrange(16384) for _ in range(20))]
+        for slot in slots:
+            self._nodes.move(slot, guest)
+        for slot in slots:
+            self._nodes.move(slot, host)
+        self._nodes.leave(guest)
 
 
 TOPOLOGIES: Final[Mapping[str, Callable[[int, Path], contextlib.AbstractContextManager[Topology]]]] = {

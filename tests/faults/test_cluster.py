@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
@@ -13,60 +12,18 @@ from pathlib import Path
 
 import pytest
 import redis
-from faults import FAST, attempts
-from processes import DELTABUS, PATIENCE, Background, deltabus, environ
+from clustersite import PREFIX, Site
+from faults import attempts
+from processes import DELTABUS, PATIENCE, deltabus
 from processes import run as run_to_its_end
 
 from chaos.nodes import Nodes, ask
-from deltabus import Bus, Cancelled, Completed, Delta, Task, TaskFailed, keys
+from deltabus import Cancelled, Task, TaskFailed, keys
 from deltabus.cli import exits
-from deltabus.embedded import EmbeddedRedis
 from deltabus.events import AnyEvent
 from deltabus.look import look
-from deltabus.settings import Settings
 from deltabus.testing import check_events
 from deltabus.topology import clients
-
-PREFIX = "{rq}"
-
-
-class Site:
-    """A bus on the Cluster."""
-
-    def __init__(self, nodes: Nodes, options: str = "") -> None:
-        self.nodes = nodes
-        url = nodes.url + options
-        self.environ = environ(url, RQ_KEY_PREFIX=PREFIX, **FAST)
-        self.bus = Bus(settings=Settings(redis_url=url, rq_key_prefix=PREFIX, redis_timeout=PATIENCE))
-        self.redis = clients.blocking(url, home=PREFIX)
-
-    def close(self) -> None:
-        self.bus.close()
-        self.redis.close()
-
-    @contextlib.contextmanager
-    def worker(self) -> Iterator[Background]:
-        with Background([*DELTABUS, "worker", "chat", "file"], environ=self.environ) as process:
-            process.wait_for("worker started")
-            yield process
-
-    def chat(self, count: int, **script: object) -> list[Task]:
-        return [self.bus.chat({"echo": script}, messages="hello") for _ in range(count)]
-
-    def streams(self, task: Task) -> None:
-        next(event for event in task.events() if isinstance(event, Delta))
-
-    def completes(self, task: Task, words: int) -> int:
-        """The task completes with so many words, and its log is in order; how many attempts it took."""
-        events = list(task.events())
-        check_events(events)
-        assert isinstance(events[-1], Completed), events[-1]
-        assert len(events[-1].result["choices"][0]["message"]["content"].split()) == words
-        return attempts(events)
-
-    def keys(self, server: EmbeddedRedis) -> list[bytes]:
-        with redis.Redis.from_url(server.url) as client:
-            return client.keys()
 
 
 @pytest.fixture(scope="module")

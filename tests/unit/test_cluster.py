@@ -11,7 +11,7 @@ from deltabus import keys
 from deltabus.blobs import Blobs, Writer
 from deltabus.commit import pack, pack_command
 from deltabus.errors import ConfigError
-from deltabus.scripts import APPEND
+from deltabus.scripts import APPEND, TAKE
 from deltabus.settings import Settings
 from deltabus.topology import shards
 from deltabus.topology.cluster import Cluster, slot_of
@@ -83,8 +83,8 @@ def test_a_cluster_has_nodes_and_no_databases(url, problem):
 
 def test_scripts_that_publish_so_are_loaded_and_called_in_place_of_those_that_are_meant():
     (size, source), call = (
-        shards.translated(pack_command(b"SCRIPT", b"LOAD", APPEND.source)).split(b"\r\n", 6)[5:],
-        shards.translated(pack(APPEND, (b"k",), (b"v",))),
+        shards.translated(pack_command(b"SCRIPT", b"LOAD", APPEND.source), sharded=True).split(b"\r\n", 6)[5:],
+        shards.translated(pack(APPEND, (b"k",), (b"v",)), sharded=True),
     )
     source = source.removesuffix(b"\r\n")
     assert size == b"$%d" % len(source)
@@ -92,4 +92,14 @@ def test_scripts_that_publish_so_are_loaded_and_called_in_place_of_those_that_ar
     assert call.split(b"\r\n")[4] == hashlib.sha1(source).hexdigest().encode()
     assert call.split(b"\r\n")[5:] == pack(APPEND, (b"k",), (b"v",)).split(b"\r\n")[5:]
     other = pack_command(b"GET", b"EVALSHA")
-    assert shards.translated(other) == other
+    assert shards.translated(other, sharded=True) == other
+
+
+def test_scripts_that_find_keys_by_what_they_read_first_ask_for_one_that_is_not_there():
+    for script in (TAKE, APPEND):
+        load = shards.translated(pack_command(b"SCRIPT", b"LOAD", script.source), sharded=False)
+        source = load.split(b"\r\n", 6)[6].removesuffix(b"\r\n")
+        assert source.endswith(script.source)
+        assert source.startswith(b"redis.call('EXISTS', KEYS[1]") is (script is TAKE)
+        call = shards.translated(pack(script, (b"k",), (b"v",)), sharded=False)
+        assert call.split(b"\r\n")[4] == hashlib.sha1(source).hexdigest().encode()

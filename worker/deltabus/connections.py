@@ -14,6 +14,7 @@ from rq.connections import get_connection_kwargs
 
 from deltabus.commit import resettable
 from deltabus.topology import clients
+from deltabus.topology.cluster import Cluster
 from deltabus.topology.discovery import KEEPALIVE, Sentinels
 
 #: What a blocking client's pool may hold that means nothing to, or is of another kind in, an asyncio one.
@@ -59,6 +60,11 @@ def asynchronous(connection: redis.Redis, **overrides: Any) -> redis.asyncio.Red
     if not unix:
         options |= {name: value for name, value in KEEPALIVE.items() if options.get(name) is None}
     return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))
+
+
+def is_cluster(client: redis.asyncio.Redis) -> bool:
+    """Whether keys lie on several servers."""
+    return isinstance(client.connection_pool.connection_kwargs.get("whereabouts"), Cluster)
 
 
 def _sentinels(pool: SentinelConnectionPool) -> Sentinels:

@@ -61,3 +61,6 @@ REOPEN = _read("reopen")
 FORGET = _read("forget")
 #: What dead letters take.
 DEAD = (FAILED, REQUEUE, PURGE, LEAVE, REOPEN, FORGET)
+
+#: Those that find keys of RQ's by what they read, besides those that they are given.
+FINDING = (TAKE, FINISH, BOOK, CEDE, REAP, RELEASE, ADOPT, PURGE)

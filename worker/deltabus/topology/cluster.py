@@ -188,8 +188,7 @@ class _Routing:
         due = []
         for packed in whole:
             data = packed.encode() if isinstance(packed, str) else packed
-            if self._cluster.sharded:
-                data = translated(data)
+            data = translated(data, sharded=self._cluster.sharded)
             self._check(data)
             targets = self._targets(data)
             for target in targets:
@@ -213,6 +212,13 @@ class _Routing:
         self._due.clear()
         self._in_transaction = False
         return lines
+
+
+def _joint(replies: Sequence[Any]) -> Any:
+    """The answer of all: a script is there if all of them have it (`SCRIPT EXISTS`), else all say the same."""
+    if len(replies) > 1 and all(isinstance(reply, list) for reply in replies):
+        return [min(each) for each in zip(*replies, strict=True)]
+    return replies[0]
 
 
 class _Blocking(_Routing, Finding):
@@ -245,7 +251,7 @@ class _Blocking(_Routing, Finding):
         refusals = [reply for reply in replies if isinstance(reply, ResponseError)]
         if refusals:
             raise refusals[0]
-        return replies[0]
+        return _joint(replies)
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
         for line in self._forget():
@@ -308,7 +314,7 @@ class _Async(_Routing, AsyncFinding):
             await self.disconnect(nowait=True)
         if refusals:
             raise refusals[0]
-        return replies[0]
+        return _joint(replies)
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
         for line in self._forget():

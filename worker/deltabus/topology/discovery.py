@@ -21,6 +21,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     ClusterDownError,
     MovedError,
@@ -28,6 +29,7 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.retry import Retry
 
@@ -247,7 +249,8 @@ class Leaving:
         try:
             return super().read_response(*args, **kwargs)  # type: ignore[misc] # of the connection's class
         except ResponseError as exc:
-            if not is_elsewhere(exc):
+            # A slot that is on its way to another node is there in a moment: redis-py tries again.
+            if not is_elsewhere(exc) and not isinstance(exc, AskError | TryAgainError):
                 raise
             self.disconnect()  # type: ignore[attr-defined] # of the connection's class
             raise redis.ConnectionError(f"not the server to write to: {exc}") from exc

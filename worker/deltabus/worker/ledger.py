@@ -26,7 +26,7 @@ from rq.registry import CanceledJobRegistry
 from rq.results import Result
 from rq.utils import utcformat
 
-from deltabus.commit import FLUSH_TIMEOUT, GroupCommit, pack, pack_command
+from deltabus.commit import FLUSH_TIMEOUT, GroupCommit, is_not_now, pack, pack_command
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.failure import FAILURE_FIELD, Failure, encode
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, NOTES, BusJob, JSONSerializer, Start, time_of
@@ -190,11 +190,17 @@ class Ledger:
         return bool(await self._commit.call(pack_command("EXISTS", execution.key)))
 
     async def statuses(self, listed: Sequence[BusJob]) -> list[str | None]:
-        """What RQ has as the jobs' statuses, in one pipeline; None where there is no such job any more."""
+        """What RQ has as the jobs' statuses, in one pipeline; None where there is no such job any more.
+
+        Raises:
+            RedisError, OSError: Redis does not say.
+        """
         pipeline = self._redis.pipeline(transaction=False)
         for job in listed:
             pipeline.hget(job.key, "status")
         found = await pipeline.execute(raise_on_error=False) if listed else []
+        for refusal in filter(is_not_now, found):
+            raise refusal  # a job of which Redis says nothing now is not gone
         return [status.decode(errors="replace") if isinstance(status, bytes) else None for status in found]
 
     async def renew(self, running: Iterable[tuple[BusJob, Execution]]) -> None:

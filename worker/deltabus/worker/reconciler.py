@@ -18,10 +18,11 @@ What looks wrong once may be on its way: it must look so twice, a lease apart. W
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -36,8 +37,8 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 from deltabus import keys, telemetry
 from deltabus.attempt import RUNNING_TTL
 from deltabus.commit import GroupCommit
-from deltabus.errors import BusError, Fenced, Internal, Sealed, TaskNotFound, UnknownTask
-from deltabus.events import Cancelled, Terminal
+from deltabus.errors import BusError, CancelRequested, Fenced, Internal, Sealed, TaskNotFound, UnknownTask
+from deltabus.events import Cancelled, Completed, Terminal
 from deltabus.jobs import NOTES, OPEN_FIELD, BusJob
 from deltabus.log import Log
 from deltabus.outage import Outage
@@ -59,6 +60,7 @@ REST: Final = 99
 #: jobs that are in no list before it has shrunk.
 LONGEST_BACKLOG: Final = 100_000
 
+#: Statuses that RQ gives to jobs by itself, too; that of one which has finished follows the log.
 _ENDED: Final = frozenset({JobStatus.FAILED.value, JobStatus.STOPPED.value, JobStatus.CANCELED.value})
 
 _DELETED: Final = "deleted"
@@ -88,6 +90,7 @@ class Reconciler:
         queues: names and RQ's keys of the queues that are looked after.
         lease: seconds after which a worker that has not been heard of is taken for dead.
         result_ttl: seconds that a log outlives its seal, where the job does not say so.
+        scattered: logs are not where RQ's records are, and either may be lost in a failover that the other survives.
         outage: see `GroupCommit`.
     """
 
@@ -100,6 +103,7 @@ class Reconciler:
         *,
         lease: float,
         result_ttl: int,
+        scattered: bool = False,
         outage: Outage | None = None,
     ) -> None:
         self._redis = redis
@@ -108,6 +112,7 @@ class Reconciler:
         self._queues = queues
         self._lease = lease
         self._result_ttl = result_ttl
+        self._ended = _ENDED | {JobStatus.FINISHED.value} if scattered else _ENDED
         #: Seconds for which the turn is kept without a sign of life.
         self._turn = int(2 * ROUND_LEASES * lease) + 1
         self._commit = GroupCommit(redis, [], outage=outage, reply_timeout=lease)
@@ -221,7 +226,7 @@ class Reconciler:
 
     async def _unsettled(self, jobs: Sequence[_Glimpse]) -> list[_Glimpse]:
         """Those that RQ has ended, and their logs have not."""
-        doubtful = [job for job in jobs if job.status in _ENDED and not self._was_looked_at(job)]
+        doubtful = [job for job in jobs if job.status in self._ended and not self._was_looked_at(job)]
         # A pipeline with scripts keeps its connection where it is cancelled while it loads them.
         async with self._redis.pipeline(transaction=False) as pipeline:
             for job in doubtful:
@@ -245,7 +250,7 @@ class Reconciler:
         return ttl < 0 or time.time() - job.ended_at < ttl / 2
 
     async def _set_right(self, job: _Glimpse) -> None:
-        if job.status in _ENDED:
+        if job.status in self._ended:
             await self._settle(job)
             return
         queue_key = self._queues[job.queue]
@@ -269,6 +274,8 @@ class Reconciler:
             return
         try:
             event = _dated(record.ending())
+            if isinstance(event, Completed):
+                await self._void(record)
             await self._log.settle(
                 job.task, event, queue=record.queue, reply_to=record.reply_to, result_ttl=record.result_ttl
             )
@@ -279,6 +286,13 @@ class Reconciler:
             return
         log.warning("sealed the log of a task that RQ has ended", task=job.task, status=job.status)
         await self._close(job)
+
+    async def _void(self, record: Record) -> None:
+        """Begin an attempt: what is left on the log of the one that has completed may be a part of what it streamed."""
+        names: dict[str, Any] = {"queue": record.queue, "reply_to": record.reply_to, "result_ttl": record.result_ttl}
+        with contextlib.suppress(CancelRequested):
+            attempt = await self._log.begin(record.task, worker=self._worker, on_interrupt=lambda _: None, **names)
+            attempt.abandon()
 
     async def _deleted(self, logs: Sequence[str]) -> list[str]:
         """Tasks among these whose logs are open and not renewed any more, and whose jobs are not there."""

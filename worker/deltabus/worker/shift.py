@@ -13,7 +13,7 @@ import structlog
 from redis.exceptions import RedisError
 from rq.worker.base import DequeueStrategy, WorkerStatus
 
-from deltabus import telemetry
+from deltabus import connections, telemetry
 from deltabus.depot import Depot
 from deltabus.engine import Engine
 from deltabus.errors import ConfigError
@@ -169,6 +169,7 @@ class Shift:
                 keys,
                 lease=settings.lease,
                 result_ttl=settings.result_ttl,
+                scattered=connections.is_cluster(redis),
                 outage=worker.outage,
             )
             stack.push_async_callback(self._reconciler.aclose)
