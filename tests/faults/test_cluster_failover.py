@@ -134,7 +134,7 @@ def test_a_task_of_which_rqs_dead_master_took_all_record_along_ends_once(site: S
             tasks = site.chat(5, words=400, interval=0.05)
             for task in tasks:
                 site.streams(task)
-            with_rq = [task for task in tasks if site.nodes.owner(site.nodes.slot(keys.log(task.id))) is home(site)]
+        with_rq = [task for task in tasks if site.nodes.owner(site.nodes.slot(keys.log(task.id))) is home(site)]
         for task in tasks:
             *_, ending = task.events()
             assert isinstance(ending, Completed if task in with_rq else Cancelled)
