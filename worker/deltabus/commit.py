@@ -39,6 +39,7 @@ from deltabus.errors import BusUnavailable
 from deltabus.outage import Outage
 from deltabus.refusal import lacks_right, no_writes
 from deltabus.scripts import Script
+from deltabus.topology.certificates import misfit
 from deltabus.topology.discovery import is_elsewhere
 
 #: Bytes of one pipeline, give or take a command: what has piled up goes out in portions that a slow line can take.
@@ -278,7 +279,7 @@ class GroupCommit:
                 reason = await self._exchange(self._timeout(clock() - since))
             except (RedisError, OSError) as exc:
                 await self._connection.disconnect(nowait=True)
-                reason = str(exc) or "it does not answer"
+                reason = misfit(exc) or str(exc) or "it does not answer"
             if reason is None:
                 if self._outage is not None:
                     self._outage.is_over_for(self._duty)

@@ -29,6 +29,7 @@ def client(settings: Settings) -> Redis:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    from deltabus.topology.certificates import misfit
     from deltabus.topology.clients import blocking
 
     found = blocking(
@@ -56,7 +57,7 @@ def connect(settings: Settings) -> Redis:
         answered.ping()
     except RedisError as exc:
         answered.close()
-        raise BusUnavailable(f"cannot reach Redis at {settings.redis_address}: {exc}") from exc
+        raise BusUnavailable(f"cannot reach Redis at {settings.redis_address}: {misfit(exc) or exc}") from exc
     return answered
 
 
@@ -78,6 +79,7 @@ def wait_for(
     from redis import exceptions
 
     from deltabus.outage import Outage
+    from deltabus.topology.certificates import misfit
     from deltabus.topology.discovery import Misled
 
     final = (exceptions.AuthenticationError, exceptions.AuthorizationError, Misled)
@@ -90,7 +92,7 @@ def wait_for(
             except BusUnavailable as exc:
                 cause = exc.__cause__
                 away = isinstance(cause, exceptions.ConnectionError | exceptions.TimeoutError)
-                if not away or isinstance(cause, final):
+                if not away or isinstance(cause, final) or misfit(cause):
                     raise
                 if pause == BACKOFF[0]:
                     stack.enter_context(waiting())

@@ -33,6 +33,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from deltabus.topology.certificates import misfit
 from deltabus.topology.redisurl import Node
 
 try:
@@ -85,6 +86,11 @@ def is_elsewhere(error: BaseException) -> bool:
 
 def _is_stranger(error: Exception | None) -> bool:
     return isinstance(error, ResponseError) and _STRANGER.search(str(error)) is not None
+
+
+def _is_final(error: Exception | None) -> bool:
+    """Whether no waiting mends it."""
+    return error is not None and (_is_stranger(error) or isinstance(error, _SHUT) or misfit(error) is not None)
 
 
 @dataclass
@@ -153,9 +159,11 @@ class Guides(ABC):
                 reasons.append(self.ignorant((host, port)))
             elif _is_stranger(error):
                 reasons.append(f"the server at {host}:{port} is no {self.title}")
+            elif (reason := misfit(error)) is not None:
+                reasons.append(f"at {host}:{port}, {reason}")
             else:
                 reasons.append(str(error) or f"{host}:{port} does not answer")
-        final = all(_is_stranger(error) or isinstance(error, _SHUT) for _, error in failures)
+        final = all(_is_final(error) for _, error in failures)
         return (Misled if final else redis.ConnectionError)(self.lost(reasons))
 
     def _to(self, node: Node, patience: float | None) -> dict[str, Any]:
