@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
 import signal
 import time
@@ -31,7 +30,8 @@ ABSENCE: Final = (LEASE * 1.5, LEASE * 2.5)
 #: Seconds by which a slow Redis is slow, and for how long.
 SLOWNESS: Final = (0.3, 3.0)
 
-#: How often each fault comes, in a deck that is dealt out and shuffled anew. What can be done to Redis comes once.
+#: How often each fault comes, in a deck that is dealt out and shuffled anew. At "redis", something else comes each time
+#: of all that can be done to it.
 _DECK: Final[Mapping[str, int]] = {
     "kill at a point": 5,
     "kill": 2,
@@ -43,6 +43,7 @@ _DECK: Final[Mapping[str, int]] = {
     "cut": 2,
     "cut at a point": 3,
     "slow": 1,
+    "redis": 2,
 }
 
 #: What a run begins with: even a short one has everything once, and a kill at each of these points.
@@ -53,7 +54,10 @@ _FIRST_KILLS: Final = (
     "before the seal",
     "between the seal and the bookkeeping",
 )
-_FIRST_DECK: Final[Mapping[str, int]] = dict.fromkeys(_DECK, 1) | {"kill at a point": len(_FIRST_KILLS)}
+_FIRST_DECK: Final[Mapping[str, int]] = dict.fromkeys(_DECK, 1) | {
+    "kill at a point": len(_FIRST_KILLS),
+    "redis": _DECK["redis"],
+}
 
 
 class Injector:
@@ -74,6 +78,8 @@ class Injector:
         self._points: dict[Fault, list[str]] = {"kill": self._shuffled(_FIRST_KILLS)}
         self._under_way: set[asyncio.Task[bool]] = set()
         self._one_restart = asyncio.Lock()
+        #: What is still to be done to Redis before anything is done to it twice.
+        self._strikes: list[str] = []
         self.incidents: list[Incident] = []
 
     async def run(self, seconds: float) -> None:
@@ -89,11 +95,10 @@ class Injector:
             "cut": self._cut,
             "cut at a point": lambda: self._trap("cut"),
             "slow": self._slow,
-            **{name: functools.partial(self._strike, name) for name in self._redis.strikes},
+            "redis": self._strike,
         }
-        once = dict.fromkeys(self._redis.strikes, 1)
         end = time.monotonic() + seconds
-        deck = self._shuffled(_cards(_FIRST_DECK | once))
+        deck = self._shuffled(_cards(_FIRST_DECK))
 
         async def strike(name: str) -> bool:
             struck = await faults[name]()
@@ -103,7 +108,7 @@ class Injector:
 
         while (left := end - time.monotonic()) > 0:
             if not deck:
-                deck += self._shuffled(_cards(_DECK | once))
+                deck += self._shuffled(_cards(_DECK))
             task = asyncio.create_task(strike(deck.pop()))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
@@ -181,10 +186,12 @@ class Injector:
             worker.struck = False
         return True
 
-    async def _strike(self, name: str) -> bool:
+    async def _strike(self) -> bool:
         """Do something to Redis itself."""
         async with self._one_restart:
-            fault, how = self._redis.strikes[name]
+            if not self._strikes:
+                self._strikes += self._shuffled(self._redis.strikes)
+            fault, how = self._redis.strikes[self._strikes.pop()]
             if self._redis.moves:
                 await self._observer.pause()
             incident = self._note(fault)

@@ -16,6 +16,7 @@ from enum import Enum, auto
 from typing import Final, Self
 
 from deltabus.scripts import APPEND, BEGIN, FINISH, SEAL, TAKE
+from deltabus.topology.shards import meant
 
 #: Bytes read at once.
 _PORTION: Final = 1 << 18
@@ -241,7 +242,7 @@ class _Link:
             while data := await reader.read(_PORTION):
                 if loses(before, data):
                     return
-                before = data[-_OVERLAP:]
+                before = meant(data[-_OVERLAP:])
                 await self._proxy._pass()  # noqa: SLF001 # a part of it
                 if self.silent:
                     continue
@@ -251,6 +252,7 @@ class _Link:
     def _sends(self, before: bytes, data: bytes) -> bool:
         """The process sends this. Returns whether it is lost."""
         self._asks = self._asks or any(question in data for question in _QUESTIONS)
+        data = meant(data)
         self._proxy.works = self._proxy.works or TAKE.sha in data
         trap = self._proxy.trap
         if trap is None or not _has(before, data, trap.point.signs):

@@ -11,10 +11,11 @@ from faults import FAST, attempts
 from processes import DELTABUS, PATIENCE, Background, environ
 
 from chaos.nodes import Nodes
-from deltabus import Bus, Completed, Delta, Task, clients
+from deltabus import Bus, Completed, Delta, Task
 from deltabus.embedded import EmbeddedRedis
 from deltabus.settings import Settings
 from deltabus.testing import check_events
+from deltabus.topology import clients
 
 PREFIX = "{rq}"
 

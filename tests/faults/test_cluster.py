@@ -23,7 +23,6 @@ from deltabus.cli import exits
 from deltabus.events import AnyEvent
 from deltabus.look import look
 from deltabus.testing import check_events
-from deltabus.topology import clients
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-_EXTENSIONS = "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n"
+#: The hosts of this machine.
+_HERE = "IP:127.0.0.1,DNS:localhost"
 
 
 class Authority:
@@ -19,13 +20,14 @@ class Authority:
         if shutil.which("openssl") is None:
             (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("openssl is not installed")
         self._folder = folder
-        (folder / "extensions").write_text(_EXTENSIONS)
         self._openssl(
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=authority "
             "-keyout ca.key -out ca.pem"
         )
 
-    def sign(self, name: str) -> None:
+    def sign(self, name: str, hosts: str = _HERE) -> None:
+        extensions = f"subjectAltName={hosts}\nextendedKeyUsage=serverAuth,clientAuth\n"
+        (self._folder / "extensions").write_text(extensions)
         self._openssl(
             f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} "
             f"-keyout {name}.key -out {name}.csr"

@@ -56,6 +56,10 @@ _WAYS: Final = (
     ),
     (r"DB index is out of range", "it is there: choose a database that it has, by the number in the URL"),
     (
+        r"the server's certificate|the certificate that it is shown|`ssl_keyfile`",
+        "see to the certificates that the URL's options name",
+    ),
+    (
         r"at rediss(\+\w+)?://.*(Timeout connecting|timed out|SSL|handshake|EOF)",
         "see whether this port speaks TLS, and whose certificate it shows",
     ),

@@ -29,7 +29,6 @@ def client(settings: Settings) -> Redis:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    from deltabus.topology.certificates import misfit
     from deltabus.topology.clients import blocking
 
     found = blocking(
@@ -52,12 +51,16 @@ def connect(settings: Settings) -> Redis:
     """
     from redis.exceptions import RedisError
 
+    from deltabus.topology.certificates import misfit
+
     answered = client(settings)
     try:
         answered.ping()
     except RedisError as exc:
         answered.close()
-        raise BusUnavailable(f"cannot reach Redis at {settings.redis_address}: {misfit(exc) or exc}") from exc
+        raise BusUnavailable(
+            f"cannot reach Redis at {settings.redis_address}: {misfit(exc, fresh=True) or exc}"
+        ) from exc
     return answered
 
 
@@ -92,7 +95,7 @@ def wait_for(
             except BusUnavailable as exc:
                 cause = exc.__cause__
                 away = isinstance(cause, exceptions.ConnectionError | exceptions.TimeoutError)
-                if not away or isinstance(cause, final) or misfit(cause):
+                if not away or isinstance(cause, final) or misfit(cause, fresh=True):
                     raise
                 if pause == BACKOFF[0]:
                     stack.enter_context(waiting())

@@ -24,22 +24,27 @@ _NOT_TAKEN: Final = frozenset(
 _OTHER_NAME: Final = frozenset({62, 64})
 
 
-def misfit(error: BaseException) -> str | None:
+def misfit(error: BaseException, *, fresh: bool = False) -> str | None:
     """What is wrong with a certificate, where that is why no connection came about; None: it is not.
 
     No waiting mends it.
+
+    Args:
+        fresh: the connection had just been made. TLS 1.3 has a client write before it can hear that it was refused.
     """
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             said = str(cause.verify_message).rstrip(".")
             if cause.verify_code in _OTHER_NAME:
-                return f"the server's certificate is for another host ({said}): use a name that it has, or have it renewed"
-            return f"the server's certificate does not fit ({said}): `ssl_ca_certs` names the authority that has signed it"
+                return f"the server's certificate is for another host ({said}): the URL has to name one of those"
+            return f"the server's certificate does not fit ({said}): `ssl_ca_certs` names who has signed it"
         if isinstance(cause, ssl.SSLError):
-            if cause.reason in _NOT_TAKEN:
+            hung_up = fresh and isinstance(cause, ssl.SSLEOFError) and "while writing" in str(error)
+            if hung_up or cause.reason in _NOT_TAKEN:
+                said = cause.reason or "EOF"
                 return (
-                    f"the server does not take the certificate that it is shown, or wants one ({cause.reason}): "
-                    "`ssl_certfile` and `ssl_keyfile` name one that its authority has signed"
+                    f"the server does not take the certificate that it is shown, or wants one ({said}): "
+                    "`ssl_certfile` and `ssl_keyfile` name one that it trusts"
                 )
             if cause.reason == "KEY_VALUES_MISMATCH":
                 return "`ssl_keyfile` is not the key of `ssl_certfile`"

@@ -90,7 +90,9 @@ def _is_stranger(error: Exception | None) -> bool:
 
 def _is_final(error: Exception | None) -> bool:
     """Whether no waiting mends it."""
-    return error is not None and (_is_stranger(error) or isinstance(error, _SHUT) or misfit(error) is not None)
+    return error is not None and (
+        _is_stranger(error) or isinstance(error, _SHUT) or misfit(error, fresh=True) is not None
+    )
 
 
 @dataclass
@@ -159,7 +161,7 @@ class Guides(ABC):
                 reasons.append(self.ignorant((host, port)))
             elif _is_stranger(error):
                 reasons.append(f"the server at {host}:{port} is no {self.title}")
-            elif (reason := misfit(error)) is not None:
+            elif (reason := misfit(error, fresh=True)) is not None:
                 reasons.append(f"at {host}:{port}, {reason}")
             else:
                 reasons.append(str(error) or f"{host}:{port} does not answer")

@@ -55,6 +55,14 @@ _HASHES: Final = {
 }
 
 
+def meant(data: bytes) -> bytes:
+    """What goes over the wire, with the hashes of the scripts that are meant in place of those that run."""
+    for hashes in _HASHES.values():
+        for sha, runs in hashes.items():
+            data = data.replace(runs, sha)
+    return data
+
+
 def translated(packed: bytes, *, sharded: bool) -> bytes:
     """A command, as it goes over the wire, with the script that runs on a Cluster in place of the one that is meant.
 
