@@ -55,8 +55,7 @@ def meanwhile(site: Site, what: Callable[[], object]) -> list[Task]:
     return tasks
 
 
-@pytest.mark.parametrize("whose", ["rq", "logs"])
-@pytest.mark.parametrize("how", ["killed", "handed over"])
+@pytest.mark.parametrize(("how", "whose"), [("killed", "rq"), ("handed over", "logs")])
 def test_streams_and_producers_go_on_when_a_replica_takes_over(site: Site, whose: str, how: str) -> None:
     with site.worker():
         tasks = site.chat(9, words=100, interval=0.05)
@@ -131,7 +130,7 @@ def test_a_task_of_which_rqs_dead_master_took_all_record_along_ends_once(site: S
     """To whoever runs it, it is as if somebody had deleted the job; unless its log is lost too, and so tells of it."""
     with site.worker():
         with Deaf(site, site.nodes.slot(PREFIX)):
-            tasks = site.chat(5, words=400, interval=0.05)
+            tasks = site.chat(5, words=250, interval=0.05)
             for task in tasks:
                 site.streams(task)
         with_rq = [task for task in tasks if site.nodes.owner(site.nodes.slot(keys.log(task.id))) is home(site)]

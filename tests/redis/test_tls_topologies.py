@@ -1,4 +1,4 @@
-"""Sentinel and Cluster with TLS: an authority of one's own, clients that show certificates, users, and names that fit."""
+"""Sentinel and Cluster with TLS: an authority of one's own, certificates of clients, users, and names that fit."""
 
 from __future__ import annotations
 
