@@ -95,7 +95,7 @@ def wait_for(
             except BusUnavailable as exc:
                 cause = exc.__cause__
                 away = isinstance(cause, exceptions.ConnectionError | exceptions.TimeoutError)
-                if not away or isinstance(cause, final) or misfit(cause, fresh=True):
+                if not away or isinstance(cause, final) or misfit(exc, fresh=True):
                     raise
                 if pause == BACKOFF[0]:
                     stack.enter_context(waiting())
