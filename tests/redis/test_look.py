@@ -181,7 +181,7 @@ def test_a_script_that_keeps_redis_busy_is_an_outage(fresh_redis):
             third.script_kill()
             endless.join()
         assert exits.code(caught.value) == exits.UNREACHABLE
-        assert "; it is there: wait for the script to end" in (exits.explain(caught.value) or "")
+        assert "; it is there: wait for the script" in (exits.explain(caught.value) or "")
         assert [queue.name for queue in look(client, "rq").queues] == ["chat"]
 
 
