@@ -200,6 +200,18 @@ def test_a_queue_that_is_no_list_takes_nothing_and_says_so(redis_url, run):
     run(main())
 
 
+@pytest.mark.parametrize("key", ["rq:queue:chat", "rq:queues"])
+def test_where_a_key_is_of_another_type_nothing_is_written(redis_url, run, key):
+    async def main():
+        async with bench(redis_url) as b:
+            await b.redis.set(key, "of another program")
+            with pytest.raises(BusError, match="a key of deltabus or RQ is of another type"):
+                await b.bus.chat_many([{"messages": "hi"}] * 3)
+            assert await b.redis.keys("rq:*") == [key.encode()]
+
+    run(main())
+
+
 @pytest.mark.parametrize("bad", ["hi", None, {}, {"messages": object()}, {"messages": "x" * 2000}])
 def test_of_many_requests_the_wrong_one_is_named_and_none_is_sent(redis_url, run, bad):
     async def main():

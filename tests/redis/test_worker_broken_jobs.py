@@ -266,3 +266,33 @@ def test_a_queue_with_a_key_of_the_wrong_type_is_named_and_does_not_stop_the_oth
     said = capfd.readouterr().err
     assert key in said
     assert "is away" not in said
+
+
+SEALS = {
+    "garbage": {"event": b"garbage"},
+    "no text": {"event": b"\xff"},
+    "no ending": {"event": b'{"type":"started","task":"t","id":"1-0","at":1,"worker":"w"}'},
+    "nested": {"event": b"[" * 100_000},
+    "no event": {"something": b"else"},
+}
+
+
+@pytest.mark.parametrize("fields", SEALS.values(), ids=SEALS)
+def test_a_log_that_is_sealed_with_what_is_no_ending_fails_its_task_at_once(site, fields):
+    with site.worker():
+        job = site.enqueue(script={"words": 100_000, "interval": 0.02})
+        site.streams(job.id)
+        site.redis.xadd(keys.log(job.id), fields, id=keys.SEAL)
+        assert "sealed with what is no ending" in site.booked(job).exc_string
+    assert site.fetch(job).get_status() == "failed"
+    assert not site.redis.hexists(job.key, "deltabus_lost")
+    assert not site.leftovers()
+
+
+@pytest.mark.parametrize("fields", SEALS.values(), ids=SEALS)
+def test_what_sealed_a_log_before_its_task_began_keeps_it_from_nothing(site, fields):
+    job = site.enqueue()
+    site.redis.xadd(keys.log(job.id), fields, id=keys.SEAL)
+    site.work()
+    assert site.story(job.id)[-1] == "completed"
+    assert site.fetch(job).get_status() == "finished"

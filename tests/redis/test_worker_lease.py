@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 import redis.asyncio
 from rq.executions import Execution
 from rq.job import Job
@@ -205,3 +206,39 @@ def test_a_worker_whose_name_another_has_taken_leaves_and_touches_nothing(site) 
         assert site.redis.sismember("rq:workers", worker.key)
         assert site.redis.zscore(keys.workers("rq"), worker.name)
     assert site.types(job.id)[-1] != "completed"
+
+
+async def bury(client: redis.asyncio.Redis) -> None:
+    """Another worker is done with `away`, whose lease has run out."""
+    recovery = Recovery(client, "other", {"chat": "rq:queue:chat"}, lease=LEASE, result_ttl=60)
+    deadline = time.monotonic() + 100 * LEASE
+    while await client.zscore(keys.workers("rq"), "away") is not None:
+        await recovery.patrol(())
+        assert time.monotonic() < deadline, "nobody has found it"
+
+
+@pytest.mark.parametrize(
+    "key", ["rq:worker:away:executions", "rq:worker:away", "rq:workers", "rq:workers:chat", "rq:queue:chat"]
+)
+def test_keys_of_the_wrong_type_do_not_keep_the_living_from_their_leases(site, key) -> None:
+    job = site.enqueue()
+    start(site, job)
+    site.redis.delete(key)
+    site.redis.set(key, "of another type")
+    asyncio.run(with_client(site, bury))
+    # Nothing is lost: RQ's records of the run are there for those who can use them.
+    assert site.redis.exists(f"rq:job:{job.id}")
+    assert site.redis.zcard("rq:wip:chat") + (key != "rq:queue:chat" and site.redis.llen("rq:queue:chat")) == 1
+
+
+def test_a_count_of_losses_that_is_no_number_begins_anew(site) -> None:
+    job = site.enqueue()
+    start(site, job)
+    site.redis.hset(job.key, LOST_FIELD, "many")
+    asyncio.run(with_client(site, reap))
+    assert site.redis.hget(job.key, LOST_FIELD) == b"1"
+
+
+async def with_client(site: Any, work: Callable[[redis.asyncio.Redis], Awaitable[None]]) -> None:
+    async with redis.asyncio.Redis.from_url(site.url) as client:
+        await work(client)

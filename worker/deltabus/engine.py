@@ -337,7 +337,13 @@ def _signed(run: Run, event: Terminal) -> Terminal:
 
 
 def _ending(sealed: Sealed) -> Terminal:
-    event = events.decode(sealed.message)
-    if not isinstance(event, Terminal):
-        raise TypeError(f"the seal of task {sealed.task} is not a terminal event")
-    return event
+    """How a task ended that is sealed; one whose seal says nothing, as nobody of ours writes it, has failed."""
+    try:
+        event = events.decode(sealed.message)
+    except msgspec.MsgspecError:
+        event = None
+    if isinstance(event, Terminal):
+        return event
+    log.error("a task's log was sealed with what is no event: it has failed", task=sealed.task)
+    error = Internal("its log was sealed with what is no ending of this protocol: somebody else wrote it")
+    return Failed(task=sealed.task, at=time.time(), error=error.info)

@@ -27,9 +27,13 @@ if #new == 0 then
   return taken
 end
 
--- First what can fail, should the queue's key be of another type.
-redis.call('RPUSH', KEYS[1], unpack(waiting))
+-- Keys of another type are refused before anything is written. Who may not read the queue need not.
+local length = redis.pcall('LLEN', KEYS[1])
+if type(length) == 'table' and string.find(length.err, 'WRONGTYPE') then
+  return length
+end
 redis.call('SADD', KEYS[2], KEYS[1])
+redis.call('RPUSH', KEYS[1], unpack(waiting))
 for _, job in ipairs(new) do
   fields[4], fields[2] = job[2], job[3]
   redis.call('HSET', job[1], unpack(fields))

@@ -34,18 +34,23 @@ local good = own and tonumber(own) >= now
 
 local deleted = {}
 
+-- Whatever is of the wrong type, of RQ's keys and those of a job: whoever lives goes on all the same.
 local function requeue(worker_executions, member)
-  redis.call('SREM', worker_executions, member)
+  redis.pcall('SREM', worker_executions, member)
   local job, execution = string.match(member, '^(.*):([^:]*)$')
   if not job then
     return nil
   end
-  local ran = redis.call('DEL', rq .. ':execution:' .. member) == 1
   local job_key = rq .. ':job:' .. job
-  -- RQ's indexes may be of the wrong type: whoever lives goes on all the same.
-  redis.pcall('ZREM', rq .. ':executions:' .. job, execution)
   local origin = redis.pcall('HGET', job_key, 'origin')
-  if type(origin) ~= 'string' then
+  local queue = type(origin) == 'string' and rq .. ':queue:' .. origin
+  local kind = queue and redis.call('TYPE', queue).ok
+  if queue and kind ~= 'list' and kind ~= 'none' and redis.call('HGET', job_key, 'status') == 'started' then
+    return nil -- it can go nowhere; RQ's records of its run stay, for those who find them once the queue is one
+  end
+  local ran = redis.call('DEL', rq .. ':execution:' .. member) == 1
+  redis.pcall('ZREM', rq .. ':executions:' .. job, execution)
+  if not queue then
     deleted[#deleted + 1] = job
     return nil
   end
@@ -56,9 +61,11 @@ local function requeue(worker_executions, member)
   if redis.call('HGET', job_key, 'status') ~= 'started' then
     return nil
   end
-  redis.call('HINCRBY', job_key, 'deltabus_lost', 1)
+  if type(redis.pcall('HINCRBY', job_key, 'deltabus_lost', 1)) == 'table' then -- it was no number
+    redis.call('HSET', job_key, 'deltabus_lost', 1)
+  end
   redis.call('HSET', job_key, 'status', 'queued', 'started_at', '', 'worker_name', '')
-  redis.call('LPUSH', rq .. ':queue:' .. origin, job)
+  redis.call('LPUSH', queue, job)
   return job
 end
 
@@ -66,7 +73,7 @@ local requeued, buried = {}, {}
 local room = tonumber(ARGV[4])
 
 local function requeue_all(executions)
-  for _, member in ipairs(redis.call('SRANDMEMBER', executions, room)) do
+  for _, member in ipairs(redis.pcall('SRANDMEMBER', executions, room)) do
     requeued[#requeued + 1] = requeue(executions, member)
     room = room - 1
   end
@@ -88,10 +95,11 @@ for _, name in ipairs(dead) do
   if room <= 0 then
     break
   end
-  for queue in string.gmatch(redis.call('HGET', worker_key, 'queues') or '', '[^,]+') do
-    redis.call('SREM', rq .. ':workers:' .. queue, worker_key)
+  local queues = redis.pcall('HGET', worker_key, 'queues')
+  for queue in string.gmatch(type(queues) == 'string' and queues or '', '[^,]+') do
+    redis.pcall('SREM', rq .. ':workers:' .. queue, worker_key)
   end
-  redis.call('SREM', KEYS[2], worker_key)
+  redis.pcall('SREM', KEYS[2], worker_key)
   redis.call('DEL', worker_key, executions)
   redis.call('ZREM', KEYS[1], name)
   buried[#buried + 1] = name
