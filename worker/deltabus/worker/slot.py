@@ -244,38 +244,48 @@ class Slot:
 
     async def _book(self, ending: Ending, execution: Execution) -> None:
         """Record the ending with RQ: in the shared pipeline, or by RQ's own code where more hangs on the job."""
-        job, ledger, books = self.job, self._station.ledger, self._station.books
-        if isinstance(ending, Completed):
-            ttl = job.get_result_ttl(self._station.result_ttl)
-            if (
-                not job.is_plain
-                or ttl == 0
-                or await ledger.succeed(job, execution, ending.result, ttl=ttl) is Outcome.REFUSED
-            ):
-                await self._by_rq(books.book_success, execution, ending.result)
-        elif isinstance(ending, Failed):
-            job.retries_left = 0  # it is settled: another round could only book it again
-            note = self._note(ending, execution)
-            if (
-                not job.is_plain
-                or books.books_every_failure
-                or await ledger.fail(job, execution, ending.error, note) is Outcome.REFUSED
-            ):
-                await ledger.note(job, execution, note)
-                await self._by_rq(books.book_failure, execution, ending.error)
-        elif isinstance(ending, Cancelled):
-            if self._stopped:
-                await self._by_rq(books.book_stopped, execution)
-            else:
-                await (ledger.forget if self._deleted else ledger.cancel)(job, execution)
-                if job.rate_limit_key:
-                    await self._in_thread(release_slot, job)
-        elif isinstance(ending, LeftToRQ):
-            await self._by_rq(books.book_failure, execution, ending.error)
-        elif isinstance(ending, Parked):
-            await ledger.park(job, execution, delay=ending.delay, failures=ending.failures)
-        else:
-            await ledger.hand_back(job, execution, self._queue_key)
+        job, ledger = self.job, self._station.ledger
+        match ending:
+            case Completed():
+                await self._book_success(ending, execution)
+            case Failed():
+                await self._book_failure(ending, execution)
+            case Cancelled():
+                await self._book_cancellation(execution)
+            case LeftToRQ():
+                await self._by_rq(self._station.books.book_failure, execution, ending.error)
+            case Parked():
+                await ledger.park(job, execution, delay=ending.delay, failures=ending.failures)
+            case _:
+                await ledger.hand_back(job, execution, self._queue_key)
+
+    async def _book_success(self, ending: Completed, execution: Execution) -> None:
+        ttl = self.job.get_result_ttl(self._station.result_ttl)
+        if self.job.is_plain and ttl != 0:
+            outcome = await self._station.ledger.succeed(self.job, execution, ending.result, ttl=ttl)
+            if outcome is not Outcome.REFUSED:
+                return
+        await self._by_rq(self._station.books.book_success, execution, ending.result)
+
+    async def _book_failure(self, ending: Failed, execution: Execution) -> None:
+        ledger, books = self._station.ledger, self._station.books
+        self.job.retries_left = 0  # it is settled: another round could only book it again
+        note = self._note(ending, execution)
+        if self.job.is_plain and not books.books_every_failure:
+            outcome = await ledger.fail(self.job, execution, ending.error, note)
+            if outcome is not Outcome.REFUSED:
+                return
+        await ledger.note(self.job, execution, note)
+        await self._by_rq(books.book_failure, execution, ending.error)
+
+    async def _book_cancellation(self, execution: Execution) -> None:
+        job, ledger = self.job, self._station.ledger
+        if self._stopped:
+            await self._by_rq(self._station.books.book_stopped, execution)
+            return
+        await (ledger.forget if self._deleted else ledger.cancel)(job, execution)
+        if job.rate_limit_key:
+            await self._in_thread(release_slot, job)
 
     def _note(self, ending: Failed, execution: Execution) -> Failure:
         argument = self._run.argument
