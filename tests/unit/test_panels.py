@@ -91,6 +91,12 @@ def test_a_screen_is_never_larger_than_the_terminal(size):
     assert max(map(len, shown)) <= size[0]
 
 
+def test_a_low_terminal_shows_queues_and_workers_first():
+    for height, titles in ((24, 4), (19, 4), (18, 3), (15, 3), (14, 2), (11, 2), (10, 1), (7, 1), (6, 0)):
+        found = re.findall(r"╭─ (\w+)", "\n".join(lines(BUSY, (80, height))))
+        assert found == ["queues", "workers", "running", "failed"][:titles]
+
+
 def test_what_has_no_room_is_counted():
     many = msgspec.structs.replace(
         BUSY, tasks=tuple(task(f"t-{number}") for number in range(50)), queues=(queue("chat", running=400),)
@@ -208,9 +214,10 @@ def test_a_redis_that_says_nothing_of_itself_is_no_empty_one():
     ("wanted", "room", "given"),
     [
         ([2, 3, 50, 1], 20, [2, 3, 14, 1]),
-        ([9, 9, 9, 9], 9, [4, 3, 1, 1]),
-        ([9, 1, 9], 9, [6, 1, 2]),
+        ([9, 9, 9, 9], 9, [3, 3, 2, 1]),
+        ([9, 1, 9], 9, [5, 1, 3]),
         ([5, 5], 3, [2, 1]),
+        ([9, 9, 9], 3, [1, 1, 1]),
         ([1, 1], 9, [1, 1]),
         ([3], -2, [0]),
         ([], 5, []),

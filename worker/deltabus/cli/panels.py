@@ -159,23 +159,56 @@ def screen(
     lines: list[RenderableType] = [_head(harmless.line(address), now, width), _rates(between, history, width)]
     foot = _foot(now, harmless.line(note), width)
     found = sections(now, between)
-    room = height - len(lines) - len(foot) - _FRAME * len(found)
     wanted = [len(section.rows) for section in found]
     if now.failures:
         wanted[-1] = min(wanted[-1], _FAILED)
-    rows = shares(wanted, room)
+    room = height - len(lines) - len(foot)
+    while found and room < (_FRAME + 1) * len(found):
+        # On a low terminal, what stands below gives way as a whole.
+        del found[-1], wanted[-1]
+    rows = shares(wanted, room - _FRAME * len(found))
     panels = [_panel(section, count, width) for section, count in zip(found, rows, strict=True) if count]
     return Group(*lines, *panels, *foot)
 
 
+def fitted(section: Section, width: int) -> Section:
+    """What there is room for: of the columns those that matter most, of long names both ends.
+
+    Args:
+        width: cells of the terminal, of which each column takes `GAP` besides its text.
+    """
+    if len(section.rows[0]) == 1:
+        said = section.rows[0][0]
+        found = [(0, max(1, width - GAP))]
+        rows: list[list[Cell]] = [[_cut(said, found[0][1])]]
+    else:
+        found = fit(section.columns, section.rows, width)
+        rows = [[_cut(row[place], wide) for place, wide in found] for row in section.rows]
+    columns = [section.columns[place] for place, _ in found]
+    titles = [shortened(column.title, wide) for column, (_, wide) in zip(columns, found, strict=True)]
+    return section._replace(
+        columns=[column._replace(title=title) for column, title in zip(columns, titles, strict=True)], rows=rows
+    )
+
+
+def _cut(cell: Cell, width: int) -> Cell:
+    text = shortened(words(cell), width)
+    return text if isinstance(cell, str) else (text, cell[1])
+
+
 def shares(wanted: Sequence[int], room: int) -> list[int]:
-    """How many lines each gets of those that there are: in turns, as many as it wants; the first two, two a turn."""
+    """How many lines each gets of those that there are: in turns, as many as it wants; the first two, two a turn.
+
+    But for the first turn: everybody is to be seen.
+    """
     found = [0] * len(wanted)
+    most = 1
     while room > 0 and any(has < wants for has, wants in zip(found, wanted, strict=True)):
         for place, wants in enumerate(wanted):
-            lines = min(wants - found[place], room, 2 if place < _FIRST else 1)
+            lines = min(wants - found[place], room, most if place < _FIRST else 1)
             found[place] += lines
             room -= lines
+        most = 2
     return found
 
 
@@ -240,17 +273,11 @@ def _panel(section: Section, count: int, width: int) -> RenderableType:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, GAP // 2), expand=True, header_style="dim")
-    rows = section.rows[:count]
-    room = width - _EDGES
-    says_so = len(rows[0]) == 1
-    chosen = [(0, room - GAP)] if says_so else fit(section.columns, rows, room)
-    for place, wide in chosen:
-        column = section.columns[place]
-        title = shortened(column.title, wide)
-        table.add_column(title, justify="right" if column.numeric else "left", no_wrap=True, min_width=wide)
-    for row in rows:
-        cells = [(shortened(words(row[place]), wide), row[place]) for place, wide in chosen]
-        table.add_row(*(Text(text, "" if isinstance(cell, str) else cell[1]) for text, cell in cells))
+    shown = fitted(section._replace(rows=section.rows[:count]), width - _EDGES)
+    for column in shown.columns:
+        table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=True)
+    for row in shown.rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else Text(*cell) for cell in row))
     hidden = len(section.rows) - count
     below = more(hidden) if hidden else None
     return Panel(table, box=ROUNDED, border_style="dim", title=section.title, title_align="left", subtitle=below)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -90,6 +91,11 @@ class Screen:
     def takes_bytes(self) -> bool:
         """Whether stdout is a file or a pipe: a terminal is no place for bytes."""
         return not self._out_is_terminal
+
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal; None: stdout is none, and takes lines of any length."""
+        return shutil.get_terminal_size().columns if self._out_is_terminal else None
 
     def binary(self, piece: bytes) -> None:
         """A piece of an answer that is no text: to stdout, as it is."""

@@ -27,7 +27,8 @@ Examples:
 
 It takes five round trips, and some five commands for each queue and two for each worker, none of which walks
 through all that there is. Sums are of all queues. Of queues and workers, the busiest hundred are listed; `--json` has
-them all. `deltabus top` shows the same live.
+them all. On a terminal, there are as many columns as it has room for; in a pipe, all of them. `deltabus top` shows
+the same live.
 """
 
 
@@ -59,13 +60,17 @@ def stats(session: Session, *, over: float | None, as_json: bool) -> None:
         sums = ("waiting", "running", "dead", "more_tasks", "more_failures")
         screen.json({**msgspec.to_builtins(now), **{name: getattr(now, name) for name in sums}, "rates": between})
         return
-    from deltabus.cli.panels import more, sections, summary
+    from deltabus.cli.columns import GAP
+    from deltabus.cli.panels import fitted, more, sections, summary
 
     screen.settle()
     parts = summary(now, between)
     screen.row(f"{settings.redis_address}: {'  '.join(parts)}")
     for section in sections(now, between):
+        shown = section._replace(rows=section.rows[:LISTED])
+        if screen.width is not None:
+            shown = fitted(shown, screen.width + GAP)
         screen.row("")
-        screen.table([column.title for column in section.columns], section.rows[:LISTED])
+        screen.table([column.title for column in shown.columns], shown.rows)
         if (hidden := len(section.rows) - LISTED) > 0:
             screen.row(f"{more(hidden)}: see --json")
