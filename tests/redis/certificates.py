@@ -25,15 +25,18 @@ class Authority:
             "-keyout ca.key -out ca.pem"
         )
 
-    def sign(self, name: str, hosts: str = _HERE) -> None:
-        extensions = f"subjectAltName={hosts}\nextendedKeyUsage=serverAuth,clientAuth\n"
+    def sign(self, name: str, hosts: str = _HERE, days: int = 2) -> None:
+        """Args: days: for how long; -1: it ended yesterday."""
+        extensions = f"subjectAltName={hosts}
+extendedKeyUsage=serverAuth,clientAuth
+"
         (self._folder / "extensions").write_text(extensions)
         self._openssl(
             f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} "
             f"-keyout {name}.key -out {name}.csr"
         )
         self._openssl(
-            f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions "
+            f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} -extfile extensions "
             f"-out {name}.pem"
         )
 

@@ -145,7 +145,8 @@ def test_every_alert_says_what_it_means_and_how_bad_it_is():
     for rule in rules():
         assert rule["alert"].startswith("Deltabus")
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
-        assert rule["annotations"].keys() == {"summary", "description"}
+        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+        assert rule["annotations"]["description"].startswith("First: "), "what to do, before what it means"
         kept = set().union(TARGET, *(labels for labels, _ in grouped(promql.parse(rule["expr"]))))
         assert set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))) <= kept, rule["alert"]
     assert len({rule["alert"] for rule in rules()}) == len(rules())
