@@ -30,7 +30,7 @@ import deltabus
 from deltabus import Bus, Task, TaskFailed, errors, events, keys
 from deltabus.cli.check import _REFUSALS
 from deltabus.embedded import EmbeddedRedis
-from deltabus.pulse import Trouble
+from deltabus.monitoring.pulse import Trouble
 from deltabus.testing.server import Reply, ScriptedServer
 
 DOCUMENT = ROOT / "ops" / "runbook.md"
@@ -417,7 +417,7 @@ def somebody_who_listens(night: Night) -> Iterator[None]:
 def killed(night: Night) -> Iterator[None]:
     for _ in range(2):
         night.running()
-    with night.start("--name", "unlucky") as unlucky:
+    with night.start("--name", "unlucky", "--metrics-port", "0") as unlucky:
         task = night.running(echo={"words": 60, "interval": 0.1})
         unlucky.process.kill()
     for other in night.redis.zrange("rq:wip:chat", 0, -1):
@@ -526,14 +526,14 @@ def table(heading: str) -> dict[str, str]:
 
 
 def test_every_reason_of_health_has_its_row() -> None:
-    reasons = {*re.findall(r'Problem\("(\w+)"', (PACKAGE / "health.py").read_text(encoding="utf-8"))}
+    reasons = {*re.findall(r'Problem\("(\w+)"', (PACKAGE / "monitoring" / "health.py").read_text(encoding="utf-8"))}
     assert {trouble.name.lower() for trouble in Trouble if trouble} < reasons
     assert table("give a reason**").keys() == reasons
 
 
 def test_everything_that_check_finds_has_its_row() -> None:
     code = (PACKAGE / "cli" / "check.py").read_text(encoding="utf-8")
-    found = {*re.findall(r'(?:Finding\(|_told\()f?"([^"{]+)', code)}
+    found = {*re.findall(r'(?:Finding|_told)\(\s*f?"([^"{]+)', code)}
     assert {name.strip() for name in found} == {name.removesuffix(" …") for name in table("error or a warning**")}
 
 

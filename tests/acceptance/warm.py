@@ -28,7 +28,7 @@ LOADED = (
         f"deltabus.cli.{name}"
         for name in ("ask", "check", "dead", "panels", "providers", "production", "stats", "task")
     ),
-    *("deltabus.cli.worker", "deltabus.bus", "deltabus.clients", "deltabus.dead", "rich.table"),
+    *("deltabus.cli.worker", "deltabus.bus", "deltabus.topology.clients", "deltabus.dead", "rich.table"),
 )
 
 #: Sends a command, and waits for its exit code. Its length goes first, as a stream has no messages.
@@ -58,6 +58,7 @@ def programs() -> Iterator[Path]:
         # A process of its own: this one has threads, which a fork does not survive.
         command = [sys.executable, "-P", __file__, str(listener.fileno())]
         with subprocess.Popen(command, pass_fds=[listener.fileno()]) as server:
+            listener.close()  # nobody waits in vain for one that has died
             try:
                 yield Path(folder)
             finally:
