@@ -27,9 +27,7 @@ class Authority:
 
     def sign(self, name: str, hosts: str = _HERE, days: int = 2) -> None:
         """Args: days: for how long; -1: it ended yesterday."""
-        extensions = f"subjectAltName={hosts}
-extendedKeyUsage=serverAuth,clientAuth
-"
+        extensions = f"subjectAltName={hosts}\nextendedKeyUsage=serverAuth,clientAuth\n"
         (self._folder / "extensions").write_text(extensions)
         self._openssl(
             f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} "
