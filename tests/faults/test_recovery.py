@@ -39,6 +39,18 @@ def test_a_worker_of_the_same_name_takes_up_the_work_of_the_one_that_was_killed(
             assert attempts(scene.words(task, 30)) == 2
 
 
+def test_it_does_so_at_once_where_the_killed_one_was_a_process_of_its_own_host(scene: Scene) -> None:
+    """However long the lease lasts: a test that waited for it would fail."""
+    forever = {"DELTABUS_LEASE": "3600"}
+    with scene.worker("--name", "pod-0", **forever) as victim:
+        (task,) = scene.chat(words=30, interval=0.05)
+        scene.streams(task)
+        victim.process.kill()
+        victim.process.wait()
+        with scene.worker("--name", "pod-0", **forever):
+            assert attempts(scene.words(task, 30)) == 2
+
+
 def test_a_frozen_worker_keeps_its_name(scene: Scene) -> None:
     with scene.worker("--name", "pod-0") as frozen:
         frozen.process.send_signal(signal.SIGSTOP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ import pytest
 import redis.asyncio
 from rq.executions import Execution
 from rq.job import Job
+from structlog.testing import capture_logs
 
 from deltabus import jobs, keys
 from deltabus.jobs import LOST_FIELD, BusJob
@@ -242,3 +244,16 @@ def test_a_count_of_losses_that_is_no_number_begins_anew(site) -> None:
 async def with_client(site: Any, work: Callable[[redis.asyncio.Redis], Awaitable[None]]) -> None:
     async with redis.asyncio.Redis.from_url(site.url) as client:
         await work(client)
+
+
+def test_a_namesake_elsewhere_is_waited_for_and_that_is_said(site) -> None:
+    site.redis.hset("rq:worker:w", mapping={"hostname": "elsewhere", "pid": "1", keys.HOME_FIELD: "another"})
+    site.redis.zadd(keys.workers("rq"), {"w": time.time() + LEASE})
+    worker = site.make(name="w")
+    with capture_logs() as lines:
+        worker.register_birth()
+    (line,) = lines
+    assert line["event"].startswith("a worker of this name is registered, and cannot be seen to be gone from here")
+    assert (line["worker"], line["host"]) == ("w", "elsewhere")
+    assert site.redis.hget("rq:worker:w", "pid") == str(os.getpid()).encode()
+    worker.connection.close()

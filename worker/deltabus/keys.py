@@ -35,6 +35,9 @@ EVENT_FIELD: Final = "event"
 #: Field of RQ's hash of a worker: how many tasks it runs at once.
 SLOTS_FIELD: Final = "deltabus_slots"
 
+#: Field of RQ's hash of a worker: where its process number means something, as `neighbour.home` says.
+HOME_FIELD: Final = "deltabus_home"
+
 #: Channel on which a cancel is announced; the message is the task id.
 CANCEL_CHANNEL: Final = f"{PREFIX}:cancel"
 

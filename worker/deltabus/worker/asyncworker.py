@@ -41,7 +41,7 @@ from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, JSONSerializer
 from deltabus.monitoring.board import Board
 from deltabus.monitoring.instruments import Instruments
-from deltabus.neighbour import lives_here
+from deltabus.neighbour import died_here, home, lives_here
 from deltabus.outage import Outage
 from deltabus.queues import BusQueue
 from deltabus.registry import plugin_of
@@ -275,20 +275,21 @@ class AsyncWorker(BaseWorker):
         return self._dequeue_strategy or DequeueStrategy.DEFAULT
 
     def register_birth(self) -> None:
-        """As RQ does it, which takes no name twice. But a holder of the name that was killed is waited for to be dead.
+        """As RQ does it, which takes no name twice. But a holder of the name that was killed loses it.
 
         Raises:
             ValueError: there is a worker of this name.
         """
         self.bury_namesake()
         super().register_birth()  # type: ignore[no-untyped-call]
-        self.connection.hset(self.key, keys.SLOTS_FIELD, self.settings.concurrency)
+        self.connection.hset(self.key, items=[keys.SLOTS_FIELD, self.settings.concurrency, keys.HOME_FIELD, home()])
 
     def bury_namesake(self) -> None:
-        """Take over the name of a worker of ours that was killed, once its lease has run out.
+        """Take over the name of a worker of ours that was killed.
 
-        RQ would keep the name from its successor for minutes, and the queues without a worker. What the dead one was
-        running is requeued by the new one's first patrol.
+        At once where its process is seen to be gone, else once its lease has run out. RQ would keep the name from its
+        successor for minutes, and the queues without a worker. What the dead one was running is requeued by the new
+        one's first patrol.
         """
         seen = None
         while self.connection.exists(self.key) and not self.connection.hexists(self.key, "death"):
@@ -297,9 +298,10 @@ class AsyncWorker(BaseWorker):
                 end = pipeline.zscore(keys.workers(RQ_KEY_PREFIX), self.name)
                 seconds, microseconds = pipeline.time()  # at once, as it is watching
                 now = seconds + microseconds / 1_000_000
-                if end is None or (seen is not None and end != seen) or lives_here(pipeline.hgetall(self.key)):
+                namesake: dict[bytes, bytes] = pipeline.hgetall(self.key)  # type: ignore[assignment] # at once, too
+                if end is None or (seen is not None and end != seen) or lives_here(namesake):
                     return  # not one of ours, it has just renewed its lease, or it is only frozen
-                if end <= now:
+                if end <= now or died_here(namesake):
                     pipeline.multi()
                     pipeline.delete(self.key)
                     # A lease, so that of several successors one is the first.
@@ -307,6 +309,14 @@ class AsyncWorker(BaseWorker):
                     with contextlib.suppress(WatchError):
                         pipeline.execute()
                     continue
+                if seen is None:
+                    log.warning(
+                        "a worker of this name is registered, and cannot be seen to be gone from here: its lease is "
+                        "waited for",
+                        worker=self.name,
+                        host=namesake.get(b"hostname", b"").decode(errors="replace"),
+                        seconds=round(end - now, 1),
+                    )
                 seen = end
             time.sleep(min(end - now + NAMESAKE_GRACE, NAMESAKE_INTERVAL))
 
