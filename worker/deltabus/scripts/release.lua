@@ -12,9 +12,12 @@
 -- Jobs with a rate limit are left to RQ, which must ask the limiter first. What is no hash goes on the queue as well: who
 -- takes it from there says so, and it is in nobody's way here.
 --
--- Returns {how many jobs were enqueued, seconds until the next is due ("": there is none)}.
+-- Returns {how many jobs were enqueued, seconds until the next is due ("": there is none), how many waited in the queue
+-- before}.
 
 local released = 0
+local waiting = redis.pcall('LLEN', KEYS[2])
+waiting = type(waiting) == 'number' and waiting or 0
 
 local function release(registry, id, wanted)
   local key = ARGV[1] .. id
@@ -44,4 +47,4 @@ local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if first[1] then
   wait = string.format('%.6f', tonumber(first[2]) - tonumber(time[1]) - tonumber(time[2]) / 1000000)
 end
-return {released, wait}
+return {released, wait, waiting}

@@ -32,14 +32,16 @@ def misfit(error: BaseException, *, fresh: bool = False) -> str | None:
     Args:
         fresh: the connection had just been made. TLS 1.3 has a client write before it can hear that it was refused.
     """
+    writing = False
     for cause in _causes(error):
+        writing = writing or "while writing" in str(cause)
         if isinstance(cause, ssl.SSLCertVerificationError):
             said = str(cause.verify_message).rstrip(".")
             if cause.verify_code in _OTHER_NAME:
                 return f"the server's certificate is for another host ({said}): the URL has to name one of those"
             return f"the server's certificate does not fit ({said}): `ssl_ca_certs` names who has signed it"
         if isinstance(cause, ssl.SSLError):
-            hung_up = fresh and isinstance(cause, ssl.SSLEOFError) and "while writing" in str(error)
+            hung_up = fresh and writing and isinstance(cause, ssl.SSLEOFError)
             if hung_up or cause.reason in _NOT_TAKEN:
                 said = cause.reason or "EOF"
                 return (

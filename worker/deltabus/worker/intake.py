@@ -12,8 +12,11 @@ BLMOVE onto themselves, which changes nothing and only tells that something has 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -47,6 +50,9 @@ MIN_PATIENCE: Final = 1.0
 
 #: Seconds beyond `BLOCK` after which a silent connection is taken for dead.
 GRACE: Final = 5.0
+
+#: Seconds that a wait is given to be answered once Redis has reason to: there are jobs, or it was told to end it.
+DOUBT: Final = 1.0
 
 log = structlog.get_logger("deltabus.intake")
 
@@ -133,11 +139,25 @@ class Intake:
 
     async def wait(self, count: int, seconds: float = BLOCK) -> list[Taken]:
         """Block until something has come, for `seconds` at most; then take up to `count` jobs."""
-        moved = await self._block(count, min(seconds, BLOCK))
+        try:
+            moved = await self._block(count, min(seconds, BLOCK))
+        except TimeoutError:
+            async with self._asking:
+                await self._connection.disconnect(nowait=True)  # perhaps as dead as the line of the wait
+            raise
         if self._stopped.is_set():
             await self.give_back([Taken(queue, _text(job_id), {}) for queue, job_id in moved])
             return []
         return await self._run(count, moved)
+
+    def doubt(self, queues: Collection[str], at: float) -> None:
+        """There were jobs in these queues at a moment, by the monotonic clock.
+
+        Whoever has waited there before should have been given them. A line that is open and silent, as behind a
+        firewall that drops what it carries, shows by nothing else: the wait ends soon with a `TimeoutError`.
+        """
+        for name in queues:
+            self._waits[name].doubt(at)
 
     async def start(self, taken: Taken, queue: str) -> Taken | None:
         """Start a job that needed a look first, in the registry of that queue.
@@ -253,7 +273,7 @@ class Intake:
             # A wait may be answered in the moment in which it is ended: its job counts all the same.
             stopped.cancel()
             for task, name in waits.items():
-                await self._waits[name].end(task, self._redis)
+                await self._waits[name].end(task)
         moved = []
         failure: BaseException | None = None
         for task, name in waits.items():
@@ -291,9 +311,14 @@ class _Wait:
     """A connection of its own on which one queue is waited for."""
 
     def __init__(self, redis: Redis) -> None:
+        self._redis = redis
         self._connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._client_id: int | None = None
         self._was_connected = False
+        #: Since when an answer has been waited for, by the monotonic clock; infinite: it is not.
+        self._asked = math.inf
+        #: How long it is.
+        self._limit: asyncio.Timeout | None = None
 
     async def run(self, source: str, target: str, *, moves: bool) -> bytes | None:
         """BLMOVE; the id of a job that was moved, None where it was only seen or nothing came."""
@@ -307,26 +332,38 @@ class _Wait:
                 await connection.send_command("CLIENT", "ID")
                 self._client_id = int(await connection.read_response())
             await connection.send_command("BLMOVE", source, target, "LEFT", "RIGHT" if moves else "LEFT", BLOCK)
+            self._asked = time.monotonic()
             # redis-py's own timeout would look like an answer, with nothing in it.
-            async with asyncio.timeout(BLOCK + GRACE):
+            async with asyncio.timeout(BLOCK + GRACE) as self._limit:
                 job_id = await connection.read_response(timeout=2 * (BLOCK + GRACE))
         except BaseException as exc:  # cancellation too
+            if isinstance(exc, TimeoutError) and self._client_id is not None:
+                with contextlib.suppress(RedisError, OSError):  # else it is given another job, and nobody hears of that
+                    await self._redis.client_unblock(self._client_id)
             # The reply is still to come or never will, or the server is none to wait at: not to be used again.
             if not _is_wrong_type(exc):
                 await self.aclose()
             raise
+        finally:
+            self._asked, self._limit = math.inf, None
         return bytes(job_id) if moves and job_id is not None else None
 
-    async def end(self, run: asyncio.Task[bytes | None], redis: Redis) -> None:
+    def doubt(self, at: float) -> None:
+        """Wait a moment longer at the most, if it was waited before then."""
+        if self._limit is not None and self._asked < at:
+            self._limit.reschedule(asyncio.get_running_loop().time() + DOUBT)
+            self._asked = math.inf  # no further doubt is to prolong it
+
+    async def end(self, run: asyncio.Task[bytes | None]) -> None:
         """Make `run` return now, with its job if it has one by now."""
         loop = asyncio.get_running_loop()
-        dead_at = loop.time() + GRACE
+        dead_at = loop.time() + DOUBT
         while not run.done():
             try:
                 if self._client_id is None or loop.time() > dead_at:
                     run.cancel()  # still connecting: nothing has been asked for; or nothing comes through any more
                 else:
-                    await redis.client_unblock(self._client_id)
+                    await self._redis.client_unblock(self._client_id)
             except (RedisError, OSError):
                 run.cancel()  # it closes its connection, which is of no use any more
             # Either may have to be done again: BLMOVE can be on its way to the server still, and Python 3.11's

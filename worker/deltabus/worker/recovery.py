@@ -64,6 +64,10 @@ class Recovery:
         self._strange: set[bytes] = set()
         #: When this worker first saw ids that are in intermediate lists, by its monotonic clock.
         self._seen: dict[tuple[str, bytes], float] = {}
+        #: Those of them that were seen twice.
+        self._stuck: set[tuple[str, bytes]] = set()
+        #: Queues that had jobs at the last look: whoever waits at one should have been given them.
+        self.waiting: set[str] = set()
         #: Queues that have a key of the wrong type, which was said.
         self._broken: set[str] = set()
 
@@ -78,6 +82,7 @@ class Recovery:
             seconds until there is something to do that is known by now, besides renewing; infinite where nothing is.
         """
         more, waits = True, [math.inf]
+        self.waiting.clear()
         while more:
             lease, *looks = await self._look_round(await self._unclaimed(running), born=born)
             *reaped, deleted = _checked(lease)
@@ -86,7 +91,7 @@ class Recovery:
                 await self._end_deleted(task.decode(errors="replace"))
             for (name, key), stuck, released in zip(self._queues.items(), looks[::2], looks[1::2], strict=True):
                 try:
-                    waits.append(await self._put_back_the_stuck(key, _checked(stuck)))
+                    waits.append(await self._put_back_the_stuck(name, key, _checked(stuck)))
                     waits.append(self._report_the_due(name, _checked(released)))
                 except ResponseError as exc:
                     if "WRONGTYPE" not in str(exc):
@@ -163,17 +168,23 @@ class Recovery:
         Returns:
             seconds until the next is due.
         """
-        released, wait = reply
+        released, wait, waiting = reply
+        if waiting:
+            self.waiting.add(name)
         if released:
             log.debug("released jobs that waited", queue=name, jobs=released)
         return _seconds(wait)
 
-    async def _put_back_the_stuck(self, queue_key: str, ids: Sequence[bytes]) -> float:
+    async def _put_back_the_stuck(self, name: str, queue_key: str, ids: Sequence[bytes]) -> float:
         """Seconds until the next of these, which are in the intermediate list, has been there for too long."""
         now = time.monotonic()
         here = {(queue_key, job_id) for job_id in ids}
         for gone in [entry for entry in self._seen if entry[0] == queue_key and entry not in here]:
             del self._seen[gone]
+            self._stuck.discard(gone)
+        if twice := here & self._seen.keys() - self._stuck:
+            self._stuck |= twice
+            self.waiting.add(name)  # perhaps given to us, and lost on the way
         wait = math.inf
         for entry in here:
             left = self._seen.setdefault(entry, now) + self._lease - now

@@ -179,6 +179,7 @@ class Shift:
                 redis,
                 engine=engine,
                 ledger=ledger,
+                intake=self._intake,
                 recovery=self._recovery,
                 reconciler=self._reconciler,
                 temporary=temporary,

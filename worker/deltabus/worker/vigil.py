@@ -22,6 +22,7 @@ from deltabus import keys, telemetry
 from deltabus.engine import Engine
 from deltabus.outage import Outage
 from deltabus.temporary import TemporaryFiles
+from deltabus.worker.intake import Intake
 from deltabus.worker.ledger import EXECUTION_TTL, Ledger
 from deltabus.worker.reconciler import Reconciler
 from deltabus.worker.recovery import Recovery
@@ -65,6 +66,7 @@ class Vigil:
         *,
         engine: Engine,
         ledger: Ledger,
+        intake: Intake,
         recovery: Recovery,
         reconciler: Reconciler,
         temporary: TemporaryFiles,
@@ -77,6 +79,7 @@ class Vigil:
         self._redis = redis
         self._engine = engine
         self._ledger = ledger
+        self._intake = intake
         self._recovery = recovery
         self._reconciler = reconciler
         self._temporary = temporary
@@ -135,12 +138,14 @@ class Vigil:
             await self._patrol_once()
 
     async def _patrol_once(self, *, born: bool = False) -> bool:
+        began = time.monotonic()
         try:
             self._patrol_due = await self._recovery.patrol({slot.task for slot in self._slots}, born=born)
         except (RedisError, OSError) as exc:
-            self._patrol_due = math.inf
+            self._patrol_due = RECONNECT
             self._outage.meets("lease", exc)
             return False
+        self._intake.doubt(self._recovery.waiting, began)
         self._outage.is_over_for("lease")
         return True
 
