@@ -28,7 +28,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no
 # What makes the lock and checks the files of ops/deploy: 200 MB, so in an environment of its own.
 TOOLS := .cache/tools
 # Extras of pyproject.toml that a release installs.
-LOCKED_EXTRAS := metrics
+LOCKED_EXTRAS := metrics otel
 # Which service `make audit` asks: pypi or osv.
 SERVICE ?= pypi
 
