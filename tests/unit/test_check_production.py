@@ -238,3 +238,25 @@ def test_every_rule_is_in_a_test_and_in_the_document() -> None:
     assert set(RULES) <= tested
     table = (ROOT / "ops" / "security.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([a-z]+\.[a-z-]+)` \|", table, re.MULTILINE)) == set(RULES)
+
+
+SECRET = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=sk-4f8a1c7e"}
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
+@pytest.mark.parametrize(
+    ("otel", "is_unsafe"),
+    [
+        (SECRET | {ENDPOINT: "http://collector.internal:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://bob:sk-4f8a1c7e@collector.internal/v1/traces"}, True),
+        ({ENDPOINT: "http://collector.internal:4318"}, False),
+        (SECRET | {ENDPOINT: "https://collector.internal:4318"}, False),
+        (SECRET | {ENDPOINT: "http://127.0.0.1:4318"}, False),
+        (SECRET, False),
+    ],
+)
+def test_headers_for_a_collector_do_not_go_over_http(around, otel, is_unsafe) -> None:
+    findings = found(around('traces = "on"\n', otel=otel))
+    assert ("traces.plain-http" in findings) == is_unsafe
+    assert "sk-4f8a1c7e" not in str(findings)
+    assert not found(around(otel=otel))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -91,10 +92,22 @@ def test_a_service_is_called_as_the_variable_says_or_as_what_it_is(monkeypatch, 
     assert span.resource.attributes["service.name"] == name
 
 
-@pytest.mark.parametrize(("exporter", "state"), [("none", "ok"), ("zipkin", "error")])
-def test_check_says_whether_traces_can_be_made(monkeypatch, tmp_path, exporter, state):
+@pytest.mark.parametrize(
+    ("otel", "state"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "none"}, "ok"),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, "ok"),
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "error"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "garbage"}, "error"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, "warning"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "HTTP_PROXY": "http://proxy:1"}, "ok"),
+    ],
+)
+def test_check_says_whether_traces_can_be_made(monkeypatch, tmp_path, otel, state):
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    variables = {"DELTABUS_TRACES": "on", "OTEL_TRACES_EXPORTER": exporter, "DELTABUS_REDIS_URL": "redis://127.0.0.1:1"}
+    variables = {"DELTABUS_TRACES": "on", "DELTABUS_REDIS_URL": "redis://127.0.0.1:1", **otel}
     shown = json.loads(CliRunner(env=variables).invoke(main, ["check", "--json"]).stdout)
     (finding,) = (finding for finding in shown["findings"] if finding["subject"] == "traces")
     assert finding["state"] == state

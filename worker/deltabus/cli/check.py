@@ -260,6 +260,10 @@ def _traces(settings: Settings) -> Iterator[Finding]:
         source.tracer("deltabus-check")
     except ConfigError as exc:
         yield Finding("traces", "error", str(exc))
+        return
+    if (problem := source.unreachable()) is not None:
+        fix = "start one there, or name yours: OTEL_EXPORTER_OTLP_ENDPOINT; without it, spans are lost and nothing else"
+        yield Finding("traces", "warning", problem, fix)
     else:
         yield Finding("traces", "ok", "OpenTelemetry is there; its OTEL_* variables say where spans go")
 

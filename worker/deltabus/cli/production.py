@@ -150,6 +150,22 @@ def _metrics(around: Surroundings) -> Verdict:
     return "warning", "none: nobody sees that a worker is stuck or that tasks fail", "set `metrics_port`"
 
 
+def _traces(around: Surroundings) -> Verdict:
+    def given(name: str) -> str:
+        start = "OTEL_EXPORTER_OTLP_"
+        return around.otel.get(f"{start}TRACES_{name}") or around.otel.get(f"{start}{name}") or ""
+
+    url = urlsplit(given("ENDPOINT"))
+    credentials = given("HEADERS") or url.username
+    if around.settings.traces == "off" or url.scheme != "http" or is_loopback(url.hostname or "") or not credentials:
+        return None
+    return (
+        "error",
+        "what OTEL_EXPORTER_OTLP_HEADERS or the endpoint's URL has goes over http, for everybody on the way to copy",
+        "use https, or a collector on this host",
+    )
+
+
 def _paths(around: Surroundings) -> Verdict:
     fix = "name a folder that holds nothing but what tasks may read and write"
     for root in map(Path, around.settings.file_roots):
@@ -260,6 +276,7 @@ RULES: Final[Mapping[str, Callable[[Surroundings], Verdict]]] = {
     "metrics.port": _metrics,
     "logs.level": _debug,
     "logs.format": _log_format,
+    "traces.plain-http": _traces,
     "files.paths": _paths,
     "files.storage": _storage,
     "files.urls": _hosts,

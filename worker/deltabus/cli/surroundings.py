@@ -52,6 +52,8 @@ class Surroundings:
     open_files: int = 65536
     #: Seconds from SIGTERM to SIGKILL, as the operator says; None: unknown.
     grace: float | None = None
+    #: OpenTelemetry's variables.
+    otel: Mapping[str, str] = field(default_factory=dict)
 
 
 def survey(settings: Settings, redis: Redis | None, grace: float | None) -> Surroundings:
@@ -73,6 +75,7 @@ def survey(settings: Settings, redis: Redis | None, grace: float | None) -> Surr
         user=os.geteuid(),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         grace=grace,
+        otel={name: value for name, value in os.environ.items() if name.startswith("OTEL_")},
     )
 
 

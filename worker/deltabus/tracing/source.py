@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
 import threading
 from functools import cache
 from importlib.metadata import entry_points, version
@@ -44,6 +45,20 @@ def tracer(service: str) -> Tracer:
         ConfigError: OpenTelemetry is not installed, or the variables cannot work as they are.
     """
     return _provider(service).get_tracer("deltabus", _version())
+
+
+def unreachable() -> str | None:
+    """What is wrong with the collector that spans are to go to over HTTP, for people; None: nothing that can be seen.
+
+    For variables with which `tracer` had no trouble.
+    """
+    if "otlp_proto_http" not in map(_plugin, _wanted()) or (where := variables.collector(os.environ)) is None:
+        return None
+    try:
+        socket.create_connection(where, PATIENCE).close()
+    except OSError as exc:
+        return f"no collector at {where[0]}:{where[1]}: {exc.strerror or exc}"
+    return None
 
 
 def flush() -> None:
@@ -111,22 +126,36 @@ def _make(service: str) -> TracerProvider:
 
 
 def _exporters(secrets: frozenset[str]) -> list[Any]:
+    return [_exporter(name, secrets) for name in _wanted()]
+
+
+def _wanted() -> list[str]:
     wanted = [name.strip() for name in os.environ.get("OTEL_TRACES_EXPORTER", "").split(",") if name.strip()]
-    return [_exporter(name, secrets) for name in wanted or ["otlp"] if name != "none"]
+    return [name for name in wanted or ["otlp"] if name != "none"]
+
+
+def _plugin(name: str) -> str:
+    """What an exporter is registered as.
+
+    Raises:
+        ConfigError: there is no such protocol.
+    """
+    if name != "otlp":
+        return name
+    names = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    variable = next((variable for variable in names if os.environ.get(variable)), names[0])
+    protocol = os.environ.get(variable) or "http/protobuf"
+    if protocol not in _OTLP:
+        raise ConfigError(f"{variable} must be one of {', '.join(_OTLP)}, not {protocol!r}")
+    return _OTLP[protocol]
 
 
 def _exporter(name: str, secrets: frozenset[str]) -> Any:
-    found = name
-    if name == "otlp":
-        names = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-        variable = next((variable for variable in names if os.environ.get(variable)), names[0])
-        protocol = os.environ.get(variable) or "http/protobuf"
-        if protocol not in _OTLP:
-            raise ConfigError(f"{variable} must be one of {', '.join(_OTLP)}, not {protocol!r}")
-        found = _OTLP[protocol]
+    found = _plugin(name)
     plugin = next(iter(entry_points(group=_GROUP, name=found)), None)
     if plugin is None and name == "otlp":
         package = f"opentelemetry-exporter-{found.replace('_', '-')}"
+        protocol = next(protocol for protocol, plugin in _OTLP.items() if plugin == found)
         raise ConfigError(f"traces over OTLP as {protocol} need {package}: pip install {package}")
     if plugin is None:
         known = sorted({entry.name for entry in entry_points(group=_GROUP)})

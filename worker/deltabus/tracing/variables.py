@@ -131,6 +131,15 @@ def check_otlp(environ: Mapping[str, str], *, grpc: bool) -> None:
             _file(name, Path(value), holds, may_be_folder=suffix == "CERTIFICATE")
 
 
+def collector(environ: Mapping[str, str]) -> tuple[str, int] | None:
+    """Host and port that spans go to over HTTP, by variables that have passed `check_otlp`; None: through a proxy."""
+    url = next((value for _, value in _set(environ, "ENDPOINT")), "http://localhost:4318")
+    parts = urlsplit(url)
+    if any(environ.get(name) or environ.get(name.lower()) for name in _PROXIES):
+        return None
+    return parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80)
+
+
 def secrets(environ: Mapping[str, str]) -> frozenset[str]:
     """What of the variables must be in no log: values of headers, passwords and queries of URLs, encoded and not."""
     found: set[str] = set()
