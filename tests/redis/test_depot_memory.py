@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 #: Bytes that go through, and by how many the process may grow.
-SIZE = 256 * 1024 * 1024
+SIZE = 128 * 1024 * 1024
 GROWTH = 32 * 1024 * 1024
 
 PROGRAM = """
