@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import pytest
+from forkserver import Forked
+from processes import PATIENCE, Background, environ
 
 from deltabus import supervisor as supervisors
 from deltabus.supervisor import MAX_BACKOFF, Supervisor
 
 #: Seconds after which a test that waits has failed.
-DEADLINE = 20.0
+DEADLINE = PATIENCE
 
 CHILD = """
 import os, signal, socket, sys
-from deltabus.supervisor import stop_with_supervisor
 
 signals = 0
 def count(number, frame):
@@ -37,11 +38,13 @@ def count(number, frame):
 
 NEEDED, CODE = int(sys.argv[2]), int(sys.argv[3])
 test = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+if NEEDED == 0:
+    test.sendall(b"%d\\n" % os.getpid())
+    sys.exit(CODE)
 signal.signal(signal.SIGTERM, count)
+from deltabus.supervisor import stop_with_supervisor
 stop_with_supervisor()
 test.sendall(b"%d\\n" % os.getpid())
-if NEEDED == 0:
-    sys.exit(CODE)
 while True:
     signal.pause()
 """
@@ -81,7 +84,7 @@ class Stage:
         self.child = folder / "child.py"
         self.child.write_text(CHILD)
         self.open: list[BinaryIO | socket.socket] = []
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Background | None = None
 
     def start(
         self,
@@ -92,14 +95,12 @@ class Stage:
         burst: bool = False,
         grace: float = DEADLINE,
         echo: float = 0.0,
-    ) -> subprocess.Popen[bytes]:
+    ) -> Forked | subprocess.Popen[bytes]:
         port = self.listener.getsockname()[1]
         options = [str(count), "burst" if burst else "", str(grace), str(echo)]
         child = [str(self.child), str(port), str(signals), str(code)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SUPERVISOR, *options, *child], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        return self.process
+        self.process = Background([sys.executable, "-c", SUPERVISOR, *options, *child], environ=environ())
+        return self.process.process
 
     def next_child(self) -> Child:
         connection, _ = self.listener.accept()
@@ -112,8 +113,8 @@ class Stage:
         for thing in (*self.open, self.listener):
             thing.close()
         if self.process is not None:
-            self.process.kill()
-            self.process.communicate()
+            self.process.process.kill()
+            self.process.stop()
 
 
 @pytest.fixture
