@@ -10,7 +10,7 @@ import pytest
 from deltabus.testing import ApiServer, Sample
 
 #: Bytes of the file, and the most by which the process may grow.
-SIZE = 256 * 1024 * 1024
+SIZE = 128 * 1024 * 1024
 GROWTH = 32 * 1024 * 1024
 
 PROGRAM = """
