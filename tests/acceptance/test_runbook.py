@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -83,6 +84,7 @@ class Night:
             "DELTABUS_REDIS_URL": server.url.replace(f":{quote(PASSWORD, safe='')}@", ""),
             "DELTABUS_REDIS_PASSWORD_FILE": str(folder / "admin-password"),
             "DELTABUS_METRICS_PORT": reader.here("9464"),
+            "DELTABUS_METRICS_HOST": "127.0.0.1",
             "DELTABUS_LOG_FORMAT": "json",
         }
         (folder / "admin-password").write_text(PASSWORD, encoding="utf-8")
@@ -523,6 +525,33 @@ def table(heading: str) -> dict[str, str]:
     text = DOCUMENT.read_text(encoding="utf-8").partition(heading)[2].partition("| --- |")[2]
     rows = [line.strip("| ").split(" | ", 1) for line in text.partition("\n\n")[0].splitlines()[1:]]
     return {name: rest for names, rest in rows for name in re.findall("`([^`]+)`", names)}
+
+
+def lines() -> Iterator[str]:
+    """What workers log at `warning` or above; what varies is left out."""
+    for path in (*PACKAGE.rglob("*.py"), *(ROOT / "plugins").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(ast.Name("log" | "_log"), "warning" | "error" | "exception" | "critical"),
+                    args=[ast.Constant(str(words)), *_],
+                ):
+                    yield re.sub(r"%[.\d]*[a-z]", "…", words)
+
+
+def test_workers_have_here_what_the_files_of_deploy_give_them(night: Night) -> None:
+    deploy = ROOT / "ops" / "deploy"
+    given = "".join((deploy / name).read_text(encoding="utf-8") for name in ("Dockerfile", "compose.yaml"))
+    given += (deploy / "systemd" / "deltabus-worker@.service").read_text(encoding="utf-8")
+    assert {*re.findall(r"\b(DELTABUS_\w+)[=:]", given)} == night.environ.keys()
+
+
+def test_every_line_that_warns_has_its_row() -> None:
+    told = table("## Lines of the log")
+    for line in lines():
+        assert any(line.startswith(words) for words in told) or line == "Redis at … …: …", line
+    said = "\n".join(lines())
+    assert [words for words in told if words not in said and not words.startswith("Redis at …")] == []
 
 
 def test_every_reason_of_health_has_its_row() -> None:

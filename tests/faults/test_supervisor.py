@@ -62,7 +62,7 @@ def test_the_second_signal_hands_back_at_once_and_an_echo_of_the_first_does_not(
         assert "handing back" not in supervisor.said
         supervisor.process.send_signal(signal.SIGTERM)
         assert supervisor.end() == 0
-        assert "process killed" not in supervisor.said
+        assert "and was killed" not in supervisor.said
     handed_back(scene, tasks)
 
 

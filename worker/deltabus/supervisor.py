@@ -241,7 +241,7 @@ class Supervisor:
         """SIGKILL to what is still there; with an error in this process too, nothing may stay behind."""
         for slot in self._slots:
             if slot.process is not None:
-                _log.error("process killed", slot=slot.number, pid=slot.process.pid)
+                _log.error("a process did not end in time, and was killed", slot=slot.number, pid=slot.process.pid)
                 slot.process.kill()
 
 

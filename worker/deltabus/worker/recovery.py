@@ -136,7 +136,10 @@ class Recovery:
             telemetry.observer().recovered(len(requeued), "worker_lost")
             log.warning("requeued jobs that nobody was running any more", jobs=len(requeued))
         for name in buried:
-            log.warning("a worker's lease ran out", lost=name.decode(errors="replace"))
+            log.warning(
+                "a worker's lease ran out: it died, froze or lost Redis, and others take its tasks",
+                lost=name.decode(errors="replace"),
+            )
         return bool(more), _seconds(wait)
 
     async def _end_deleted(self, task: str) -> None:

@@ -320,5 +320,7 @@ class Shift:
                 registry.provider(name)
             except ConfigError as exc:
                 problem = str(exc)
-                log.error("a provider cannot be used", provider=name, error=problem)  # noqa: TRY400 # no traceback
+                log.error(  # noqa: TRY400 # no traceback
+                    "a provider cannot be used, and its tasks fail: see `deltabus check`", provider=name, error=problem
+                )
             self._observer.provider(name, problem)
