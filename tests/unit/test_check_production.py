@@ -13,7 +13,8 @@ from deltabus import settings
 from deltabus.cli import production, redisproduction
 from deltabus.cli.finding import Finding
 from deltabus.cli.production import judge
-from deltabus.cli.surroundings import Server, Surroundings
+from deltabus.cli.surroundings import Server, Surroundings, survey
+from deltabus.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = {**redisproduction.RULES, **production.RULES}
@@ -252,11 +253,14 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
         ({ENDPOINT: "http://collector.internal:4318"}, False),
         (SECRET | {ENDPOINT: "https://collector.internal:4318"}, False),
         (SECRET | {ENDPOINT: "http://127.0.0.1:4318"}, False),
+        (SECRET | {ENDPOINT: "http://[garbage"}, False),
         (SECRET, False),
     ],
 )
-def test_headers_for_a_collector_do_not_go_over_http(around, otel, is_unsafe) -> None:
-    findings = found(around('traces = "on"\n', otel=otel))
+def test_headers_for_a_collector_do_not_go_over_http(around, monkeypatch, otel, is_unsafe) -> None:
+    for name, value in otel.items():
+        monkeypatch.setenv(name, value)
+    findings = found(replace(around(), plain_collector=survey(Settings(traces="on"), None, None).plain_collector))
     assert ("traces.plain-http" in findings) == is_unsafe
     assert "sk-4f8a1c7e" not in str(findings)
-    assert not found(around(otel=otel))
+    assert not survey(Settings(), None, None).plain_collector

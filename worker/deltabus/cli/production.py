@@ -151,13 +151,7 @@ def _metrics(around: Surroundings) -> Verdict:
 
 
 def _traces(around: Surroundings) -> Verdict:
-    def given(name: str) -> str:
-        start = "OTEL_EXPORTER_OTLP_"
-        return around.otel.get(f"{start}TRACES_{name}") or around.otel.get(f"{start}{name}") or ""
-
-    url = urlsplit(given("ENDPOINT"))
-    credentials = given("HEADERS") or url.username
-    if around.settings.traces == "off" or url.scheme != "http" or is_loopback(url.hostname or "") or not credentials:
+    if not around.plain_collector or is_loopback(around.plain_collector):
         return None
     return (
         "error",

@@ -52,8 +52,8 @@ class Surroundings:
     open_files: int = 65536
     #: Seconds from SIGTERM to SIGKILL, as the operator says; None: unknown.
     grace: float | None = None
-    #: OpenTelemetry's variables.
-    otel: Mapping[str, str] = field(default_factory=dict)
+    #: Host of a collector of traces to which credentials go over http; empty: there is none.
+    plain_collector: str = ""
 
 
 def survey(settings: Settings, redis: Redis | None, grace: float | None) -> Surroundings:
@@ -75,8 +75,17 @@ def survey(settings: Settings, redis: Redis | None, grace: float | None) -> Surr
         user=os.geteuid(),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         grace=grace,
-        otel={name: value for name, value in os.environ.items() if name.startswith("OTEL_")},
+        plain_collector="" if settings.traces == "off" else _plain_collector(),
     )
+
+
+def _plain_collector() -> str:
+    from deltabus.tracing import source
+
+    try:
+        return source.sent_plainly()
+    except ValueError:  # a URL that is none, which is another finding
+        return ""
 
 
 def _secret_files(value: Any, folder: Path) -> Iterator[Path]:

@@ -61,6 +61,11 @@ def unreachable() -> str | None:
     return None
 
 
+def sent_plainly() -> str:
+    """Host of a collector to which credentials go over http; empty: there is none."""
+    return variables.sent_plainly(os.environ)
+
+
 def flush() -> None:
     """Send what has not been sent yet: for a process that is about to be ended by force. It takes a limited time."""
     # One that still hangs on a collector is not waited for again: each job of a stock worker asks for this.

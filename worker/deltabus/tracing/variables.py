@@ -140,6 +140,13 @@ def collector(environ: Mapping[str, str]) -> tuple[str, int] | None:
     return parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80)
 
 
+def sent_plainly(environ: Mapping[str, str]) -> str:
+    """Host to which credentials go over http; empty: to none."""
+    url = next((value for _, value in _set(environ, "ENDPOINT")), "")
+    credentials = any(True for _ in _set(environ, "HEADERS")) or "@" in url
+    return (urlsplit(url).hostname or "") if credentials and url.lower().startswith("http://") else ""
+
+
 def secrets(environ: Mapping[str, str]) -> frozenset[str]:
     """What of the variables must be in no log: values of headers, passwords and queries of URLs, encoded and not."""
     found: set[str] = set()
