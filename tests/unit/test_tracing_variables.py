@@ -200,6 +200,24 @@ def test_the_sdks_loggers_and_its_http_clients_keep_the_secrets(monkeypatch, cap
     discretion.keep(())
 
 
+def test_what_an_exporter_says_of_a_collector_that_is_away_it_says_once_a_minute():
+    now = 100.0
+    filtering = discretion.Discretion((), clock=lambda: now)
+
+    def passes(logger: str, number: int) -> bool:
+        return filtering.filter(logging.LogRecord(logger, 30, "", 0, "error %d, retrying", (number,), None))
+
+    exporter = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+    assert [passes(exporter, number) for number in range(3)] == [True, False, False]
+    assert passes("opentelemetry.sdk.trace", 1)
+    assert passes("opentelemetry.sdk.trace", 2)
+    now += discretion.PAUSE
+    assert passes(exporter, 4)
+    for number in range(2 * discretion.KINDS):
+        filtering.filter(logging.LogRecord(exporter, 30, "", 0, f"error {number}", (), None))
+    assert len(filtering._said) <= discretion.KINDS
+
+
 TEXTS = st.text(st.characters(codec=None, exclude_characters="\0"), max_size=40)
 
 
