@@ -13,7 +13,7 @@ import redis
 from deltabus import keys
 from deltabus import look as looking
 from deltabus.cli import exits
-from deltabus.cli.panels import span
+from deltabus.cli.figures import span
 from deltabus.errors import BusError, BusUnavailable
 from deltabus.look import look
 from deltabus.overview import rates

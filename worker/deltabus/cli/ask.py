@@ -184,7 +184,7 @@ def _lines(answer: Any) -> Iterator[bytes]:
 
 def _print_memory(screen: Screen, masters: Iterable[Redis], rq_prefix: str) -> None:
     from deltabus import census
-    from deltabus.cli.panels import size
+    from deltabus.cli.figures import size
 
     screen.wait("walking through all keys")
     kinds = census.count(masters, rq_prefix, lambda number: screen.wait(f"walking through all keys: {number:,}"))

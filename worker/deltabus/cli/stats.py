@@ -61,7 +61,7 @@ def stats(session: Session, *, over: float | None, as_json: bool) -> None:
         screen.json({**msgspec.to_builtins(now), **{name: getattr(now, name) for name in sums}, "rates": between})
         return
     from deltabus.cli.columns import GAP
-    from deltabus.cli.panels import fitted, more, sections, summary
+    from deltabus.cli.sections import fitted, sections, summary
 
     screen.settle()
     parts = summary(now, between)
@@ -72,5 +72,5 @@ def stats(session: Session, *, over: float | None, as_json: bool) -> None:
             shown = fitted(shown, screen.width + GAP)
         screen.row("")
         screen.table([column.title for column in shown.columns], shown.rows)
-        if (hidden := len(section.rows) - LISTED) > 0:
-            screen.row(f"{more(hidden)}: see --json")
+        if said := section.more(len(shown.rows)):
+            screen.row(f"{said}: see --json" if len(section.rows) > LISTED else said)

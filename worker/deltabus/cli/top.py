@@ -131,7 +131,7 @@ class View:
     @property
     def note(self) -> str:
         """What is wrong at present: first, how old the picture is."""
-        from deltabus.cli.panels import span
+        from deltabus.cli.figures import span
 
         age = span(time.monotonic() - self._seen)
         if self._trouble:
