@@ -16,7 +16,7 @@ from enum import Enum, auto
 from typing import Final, Self
 
 from deltabus.scripts import APPEND, BEGIN, FINISH, SEAL, TAKE
-from deltabus.topology.shards import meant
+from deltabus.topology.clusterscripts import meant
 
 #: Bytes read at once.
 _PORTION: Final = 1 << 18

@@ -13,8 +13,9 @@ from deltabus.commit import pack, pack_command
 from deltabus.errors import ConfigError
 from deltabus.scripts import APPEND, TAKE
 from deltabus.settings import Settings
-from deltabus.topology import shards
-from deltabus.topology.cluster import Cluster, slot_of
+from deltabus.topology import clusterscripts
+from deltabus.topology.cluster import Cluster
+from deltabus.topology.slots import slot_of
 
 
 def test_a_command_goes_where_its_first_key_lies():
@@ -83,8 +84,8 @@ def test_a_cluster_has_nodes_and_no_databases(url, problem):
 
 def test_scripts_that_publish_so_are_loaded_and_called_in_place_of_those_that_are_meant():
     (size, source), call = (
-        shards.translated(pack_command(b"SCRIPT", b"LOAD", APPEND.source), sharded=True).split(b"\r\n", 6)[5:],
-        shards.translated(pack(APPEND, (b"k",), (b"v",)), sharded=True),
+        clusterscripts.translated(pack_command(b"SCRIPT", b"LOAD", APPEND.source), sharded=True).split(b"\r\n", 6)[5:],
+        clusterscripts.translated(pack(APPEND, (b"k",), (b"v",)), sharded=True),
     )
     source = source.removesuffix(b"\r\n")
     assert size == b"$%d" % len(source)
@@ -92,14 +93,21 @@ def test_scripts_that_publish_so_are_loaded_and_called_in_place_of_those_that_ar
     assert call.split(b"\r\n")[4] == hashlib.sha1(source).hexdigest().encode()
     assert call.split(b"\r\n")[5:] == pack(APPEND, (b"k",), (b"v",)).split(b"\r\n")[5:]
     other = pack_command(b"GET", b"EVALSHA")
-    assert shards.translated(other, sharded=True) == other
+    assert clusterscripts.translated(other, sharded=True) == other
 
 
 def test_scripts_that_find_keys_by_what_they_read_first_ask_for_one_that_is_not_there():
     for script in (TAKE, APPEND):
-        load = shards.translated(pack_command(b"SCRIPT", b"LOAD", script.source), sharded=False)
+        load = clusterscripts.translated(pack_command(b"SCRIPT", b"LOAD", script.source), sharded=False)
         source = load.split(b"\r\n", 6)[6].removesuffix(b"\r\n")
         assert source.endswith(script.source)
         assert source.startswith(b"redis.call('EXISTS', KEYS[1]") is (script is TAKE)
-        call = shards.translated(pack(script, (b"k",), (b"v",)), sharded=False)
+        call = clusterscripts.translated(pack(script, (b"k",), (b"v",)), sharded=False)
         assert call.split(b"\r\n")[4] == hashlib.sha1(source).hexdigest().encode()
+
+
+def test_a_node_that_has_led_astray_is_asked_last():
+    """It may have been taken out of the Cluster, and not have heard of it: it would do so for ever."""
+    cluster = Cluster((("stale", 1), ("b", 2), ("c", 3)), home="{rq}")
+    cluster.doubt()
+    assert cluster.nodes == (("b", 2), ("c", 3), ("stale", 1))

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltabus import keys, scripts
-from deltabus.commit import address, own_connection, pack_command, resettable
+from deltabus.commit import pack_command
+from deltabus.topology.ownconnection import address, own_connection, resettable
 
 words = st.one_of(st.binary(max_size=50), st.text(max_size=50), st.integers(-(2**63), 2**63))
 

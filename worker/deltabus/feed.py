@@ -17,7 +17,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from deltabus import keys
-from deltabus.commit import BACKOFF, own_connection, pack_command
+from deltabus.commit import BACKOFF, pack_command
+from deltabus.topology.ownconnection import own_connection
 
 #: Seconds without a message after which a listener looks at the log: once at least, twice as much at most. The same
 #: holds for the connection, which is asked whether it still stands, and given up if it does not answer.

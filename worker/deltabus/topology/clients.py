@@ -12,10 +12,10 @@ from redis.connection import parse_url
 from redis.exceptions import RedisError
 
 from deltabus.errors import ConfigError
-from deltabus.topology.cluster import (
+from deltabus.topology.cluster import Cluster
+from deltabus.topology.clusterconnections import (
     AsyncClusterConnection,
     AsyncClusterSSLConnection,
-    Cluster,
     ClusterConnection,
     ClusterSSLConnection,
 )

@@ -173,6 +173,10 @@ class Guides(ABC):
         timeouts = dict.fromkeys(("socket_connect_timeout", "socket_timeout"), min(PATIENCE, patience or PATIENCE))
         return {**self.options, "host": host, "port": port, "protocol": 2, **timeouts}
 
+    def doubt(self) -> None:
+        """What was told has turned out wrong: ask another one first the next time."""
+        self.nodes = (*self.nodes[1:], self.nodes[0])
+
     def ask_first(self, node: Node) -> None:
         """Ask this one first the next time: others may be dead."""
         if self.nodes[0] != node:
@@ -236,7 +240,7 @@ class Sentinels(Guides):
         return f"no Sentinel tells where the master of `{self.service}` is: {'; '.join(reasons)}"
 
 
-def _check(role: Any, host: str, port: int) -> None:
+def _check(role: Any, whereabouts: Guides, host: str, port: int) -> None:
     """Refuse a server that is no master.
 
     Raises:
@@ -244,6 +248,7 @@ def _check(role: Any, host: str, port: int) -> None:
     """
     kind = bytes(role[0]).decode()
     if kind != "master":
+        whereabouts.doubt()
         raise redis.ConnectionError(
             f"the server at {host}:{port} is a {kind}, and no longer the master that it was said to be"
         )
@@ -259,11 +264,17 @@ class Leaving:
         try:
             return super().read_response(*args, **kwargs)  # type: ignore[misc] # of the connection's class
         except ResponseError as exc:
-            # A slot that is on its way to another node is there in a moment: redis-py tries again.
-            if not is_elsewhere(exc) and not isinstance(exc, AskError | TryAgainError):
+            if is_elsewhere(exc):
+                self.leave()
+            elif isinstance(exc, AskError | TryAgainError):  # the slot is on its way to another node
+                self.disconnect()  # type: ignore[attr-defined] # of the connection's class
+            else:
                 raise
-            self.disconnect()  # type: ignore[attr-defined] # of the connection's class
             raise redis.ConnectionError(f"not the server to write to: {exc}") from exc
+
+    def leave(self) -> None:
+        """The server says that it is not the one."""
+        self.disconnect()  # type: ignore[attr-defined] # of the connection's class
 
 
 class Finding(Leaving):
@@ -276,6 +287,10 @@ class Finding(Leaving):
         super().__init__(**kwargs)
         self.whereabouts = whereabouts
 
+    def leave(self) -> None:
+        self.whereabouts.doubt()
+        super().leave()
+
     def _connect(self) -> Any:
         self.host, self.port = self.whereabouts.find(self.socket_connect_timeout)
         return super()._connect()  # type: ignore[misc] # of the connection's class
@@ -287,7 +302,7 @@ class Finding(Leaving):
             role = self.read_response(disable_decoding=True)
         except NoPermissionError:
             return  # Then Sentinel is believed.
-        _check(role, self.host, self.port)
+        _check(role, self.whereabouts, self.host, self.port)
 
 
 class FindingConnection(Finding, redis.Connection): ...
@@ -304,8 +319,12 @@ class AsyncLeaving:
             return await super().read_response(*args, **kwargs)  # type: ignore[misc] # of the connection's class
         except ResponseError as exc:
             if is_elsewhere(exc):
-                await self.disconnect(nowait=True)  # type: ignore[attr-defined] # of the connection's class
+                await self.leave()
             raise
+
+    async def leave(self) -> None:
+        """The server says that it is not the one."""
+        await self.disconnect(nowait=True)  # type: ignore[attr-defined] # of the connection's class
 
 
 class AsyncConnection(AsyncLeaving, redis.asyncio.Connection): ...
@@ -327,6 +346,10 @@ class AsyncFinding(AsyncLeaving):
         super().__init__(**kwargs)
         self.whereabouts = whereabouts
 
+    async def leave(self) -> None:
+        self.whereabouts.doubt()
+        await super().leave()
+
     async def _connect(self) -> None:
         self.host, self.port = await self.whereabouts.afind(self.socket_connect_timeout)
         await super()._connect()  # type: ignore[misc] # of the connection's class
@@ -338,7 +361,7 @@ class AsyncFinding(AsyncLeaving):
             role = await self.read_response(disable_decoding=True)
         except NoPermissionError:
             return  # Then Sentinel is believed.
-        _check(role, self.host, self.port)
+        _check(role, self.whereabouts, self.host, self.port)
 
 
 class AsyncFindingConnection(AsyncFinding, redis.asyncio.Connection): ...

@@ -35,7 +35,6 @@ from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
 from deltabus import connections, keys, logs, telemetry, tracing
 from deltabus.allowlist import AllowList
-from deltabus.commit import address
 from deltabus.cyclicgarbage import rarely_collected
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, BusJob, JSONSerializer
@@ -51,6 +50,7 @@ from deltabus.stopsignals import stop_signals
 from deltabus.tasklog import TaskLog
 from deltabus.telemetry import Observer, Observers
 from deltabus.topology.discovery import is_elsewhere
+from deltabus.topology.ownconnection import address
 from deltabus.worker.shift import Shift
 
 #: Shortest time, in seconds, without an answer after which a connection counts as dead.

@@ -31,9 +31,10 @@ from rq.job import JOB_ID_PATTERN
 from rq.suspension import WORKERS_SUSPENDED
 
 from deltabus import keys, telemetry
-from deltabus.commit import own_connection, pack
+from deltabus.commit import pack
 from deltabus.jobs import OPEN_FIELD, Start, time_of
 from deltabus.scripts import PUT_BACK, TAKE
+from deltabus.topology.ownconnection import own_connection
 
 #: Jobs that are taken at once. While Redis does its part for some, the worker does its own for others: with a hundred
 #: in step, one of the two waits at any moment. And Redis is held up for 30 us a job.
