@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,9 +36,13 @@ CONTEXT = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-
 
 
 @pytest.fixture(autouse=True)
-def nothing_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "_own", [])
+def nothing_made(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    made: list[Any] = []
+    monkeypatch.setattr(source, "_own", made)
     monkeypatch.setattr(source.atexit, "register", lambda *_: None)
+    yield
+    for provider in made:
+        provider.shutdown()  # its thread would go on in other tests
 
 
 def test_without_the_extra_the_switch_is_one_clear_error(monkeypatch):

@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 _GROUP: Final = "opentelemetry_traces_exporter"
 _OTLP: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
+#: Variables that name what is registered in a group of entry points: there the SDK ends with a bare StopIteration.
+_GROUPS: Final = {
+    "OTEL_PYTHON_TRACER_PROVIDER": "opentelemetry_tracer_provider",
+    "OTEL_PYTHON_METER_PROVIDER": "opentelemetry_meter_provider",
+    "OTEL_PYTHON_CONTEXT": "opentelemetry_context",
+    "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "opentelemetry_resource_detector",
+}
+
 #: The one that was made here, once.
 _own: list[TracerProvider] = []
 _lock = threading.Lock()
@@ -88,6 +96,8 @@ def _provider(service: str) -> TracerProvider:
         from opentelemetry import trace
     except ImportError as exc:
         raise _missing() from exc
+    if not _own:
+        _check_names()
     current = trace.get_tracer_provider()
     if not isinstance(current, trace.ProxyTracerProvider):
         return current
@@ -95,6 +105,14 @@ def _provider(service: str) -> TracerProvider:
         if not _own:
             _own.append(_make(service))
         return _own[0]
+
+
+def _check_names() -> None:
+    for variable, group in _GROUPS.items():
+        for name in filter(None, map(str.strip, os.environ.get(variable, "").split(","))):
+            if name != "*" and not entry_points(group=group, name=name):
+                known = ", ".join(sorted({entry.name for entry in entry_points(group=group)}))
+                raise ConfigError(f"{variable} must name what is installed: {known or 'there is none'}")
 
 
 def _make(service: str) -> TracerProvider:
