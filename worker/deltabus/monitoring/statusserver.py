@@ -30,13 +30,13 @@ from deltabus.monitoring.metrics.exposition import Exposition
 from deltabus.monitoring.roster import Roster
 
 #: Connections at once.
-CONNECTIONS: Final = 64
+CONNECTIONS: Final = 128
 
 #: Connections that may wait to be accepted.
 BACKLOG: Final = 1024
 
 #: Seconds that a client may take to ask, and to read its answer, while others wait for its place.
-HURRY: Final = 0.5
+HURRY: Final = 0.25
 
 #: Seconds that a client may take for each step of its request.
 PATIENCE: Final = 5.0
