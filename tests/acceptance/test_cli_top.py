@@ -122,9 +122,9 @@ def test_an_error_leaves_the_terminal_as_it_was_and_is_told_there(redis_url: str
     program = (
         "from deltabus.cli import main, panels\n"
         "sections = panels.sections\n"
-        "def fails(now, between):\n"
+        "def fails(now, between, **more):\n"
         "    if between: raise RuntimeError('a bug')\n"
-        "    return sections(now, between)\n"
+        "    return sections(now, between, **more)\n"
         "panels.sections = fails\n"
         "main(['top', '--every', '0.2'])\n"
     )

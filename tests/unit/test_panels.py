@@ -78,7 +78,7 @@ def test_a_screen_shows_all_of_a_small_bus():
 
 
 def test_whoever_has_lost_its_lease_comes_first_and_the_fullest_queue_too():
-    queues, workers, *_ = sections(BUSY, None)
+    queues, workers, *_ = sections(BUSY, None, 9)
     assert [row[0][0] for row in workers.rows] == ["w-2", "w-1", "rq"]
     assert [row[0][0] for row in queues.rows] == ["batch", "chat"]
 

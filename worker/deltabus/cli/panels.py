@@ -56,7 +56,7 @@ def screen(
     width, height = size
     lines: list[RenderableType] = [_head(harmless.line(address), now, width), _rates(between, history, width)]
     foot = _foot(now, harmless.line(note), width)
-    found = sections(now, between)
+    found = sections(now, between, most=height)
     wanted = [len(section.rows) for section in found]
     if now.failures:
         wanted[-1] = min(wanted[-1], _FAILED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from heapq import nsmallest
 from typing import Final, NamedTuple
 
 from deltabus.cli import harmless
@@ -90,31 +91,37 @@ def summary(now: Overview, between: Rates | None) -> list[str]:
     return parts
 
 
-def sections(now: Overview, between: Rates | None) -> list[Section]:
-    """Queues, workers, tasks, failures; what is empty is left out, but for the first two."""
+def sections(now: Overview, between: Rates | None, most: int) -> list[Section]:
+    """Queues, workers, tasks, failures; what is empty is left out, but for the first two.
+
+    Args:
+        most: rows that each has at the most.
+    """
     per_task = {} if between is None else between.tasks
     found = [
         _section(
             "queues",
             _QUEUE_COLUMNS,
-            [_queue(queue) for queue in sorted(now.queues, key=_load)],
-            now.more_queues,
+            [_queue(queue) for queue in nsmallest(most, now.queues, key=_load)],
+            len(now.queues) + now.more_queues,
             nothing=("none yet: nobody has enqueued anything", "dim"),
         ),
         _section(
             "workers",
             _WORKER_COLUMNS,
-            [_worker(worker) for worker in sorted(now.workers, key=_urgency)],
-            now.more_workers,
+            [_worker(worker) for worker in nsmallest(most, now.workers, key=_urgency)],
+            len(now.workers) + now.more_workers,
             nothing=("none: start one with `deltabus worker`", "yellow"),
         ),
     ]
     if now.tasks:
-        tasks = [_task(task, per_task.get(task.id)) for task in now.tasks]
-        found.append(_section("running, the longest first", _TASK_COLUMNS, tasks, now.more_tasks))
+        tasks = [_task(task, per_task.get(task.id)) for task in now.tasks[:most]]
+        found.append(_section("running, the longest first", _TASK_COLUMNS, tasks, len(now.tasks) + now.more_tasks))
     if now.failures:
-        failures = [_failure(one) for one in now.failures]
-        found.append(_section("failed, the newest first", _FAILURE_COLUMNS, failures, now.more_failures))
+        failures = [_failure(one) for one in now.failures[:most]]
+        found.append(
+            _section("failed, the newest first", _FAILURE_COLUMNS, failures, len(now.failures) + now.more_failures)
+        )
     return found
 
 
@@ -139,10 +146,9 @@ def fitted(section: Section, width: int) -> Section:
 
 
 def _section(
-    what: str, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], more: int, nothing: Cell = ""
+    what: str, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], total: int, nothing: Cell = ""
 ) -> Section:
-    """Args: more: how many there are besides these rows; nothing: what is said where there is none."""
-    total = len(rows) + more
+    """Args: nothing: what is said where there is none."""
     shown = [[_harmless(cell) for cell in row] for row in rows] or [[nothing]]
     return Section(f"{what}: {total:,}", columns, shown, total)
 

@@ -66,11 +66,10 @@ def stats(session: Session, *, over: float | None, as_json: bool) -> None:
     screen.settle()
     parts = summary(now, between)
     screen.row(f"{settings.redis_address}: {'  '.join(parts)}")
-    for section in sections(now, between):
-        shown = section._replace(rows=section.rows[:LISTED])
-        if screen.width is not None:
-            shown = fitted(shown, screen.width + GAP)
+    for section in sections(now, between, LISTED):
+        shown = section if screen.width is None else fitted(section, screen.width + GAP)
         screen.row("")
         screen.table([column.title for column in shown.columns], shown.rows)
-        if said := section.more(len(shown.rows)):
-            screen.row(f"{said}: see --json" if len(section.rows) > LISTED else said)
+        if said := shown.more(len(shown.rows)):
+            # Of tasks, fewer are read than may be listed.
+            screen.row(f"{said}: see --json" if len(shown.rows) == LISTED else said)

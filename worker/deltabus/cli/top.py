@@ -31,8 +31,9 @@ Examples:
   deltabus top --every 5
 
 Each look takes five round trips, and some five commands for each queue and two for each worker, none of which walks
-through all that there is: at the very most, on a large bus, 3 ms of a server's time. It reads only, with the rights
-of ops/acl/operator.acl.
+through all that there is; one that took long is followed by a rest three times as long. It reads only, with the rights
+of ops/acl/operator.acl. Sums are of all queues; what is listed is what has most to do.
+While Redis is away, the last picture stays, and says how old it is.
 Without a terminal, there is `deltabus stats`.
 """
 
