@@ -2,485 +2,69 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
 import reprlib
-import socket
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import msgspec
 import pytest
+from faultyproviders import (
+    STUBBORN,
+    Abstract,
+    Buffers,
+    ChangesBody,
+    CheckParses,
+    CheckRaises,
+    CheckReturnsBool,
+    CheckSaysNothing,
+    CheckSaysTooMuch,
+    CheckShowsKey,
+    ClosesOnce,
+    EatsSettings,
+    EndsQuietly,
+    ExpectsObjects,
+    ExpectsText,
+    Forgets,
+    JamsAtGarbage,
+    Leaves,
+    LetsTheParserOut,
+    Looks,
+    Misclassifies,
+    Mixes,
+    NeedsLoop,
+    NoIterator,
+    OneAtATime,
+    OwnClass,
+    RaisesForeign,
+    RefusesWithoutHint,
+    RefusesWithoutName,
+    RefusesWithSecret,
+    SaysNothing,
+    ShowsKey,
+    ShowsKeyInCause,
+    Stubborn,
+    Swallows,
+    TakesAnySetting,
+    TakesAnything,
+    Unregistered,
+    saying,
+)
+from goodprovider import TEXT, Contract, Good, chunk, completion
 
 from deltabus.provider import (
     Chunk,
     Completion,
-    ConfigError,
-    Health,
-    Internal,
-    Provider,
-    ProviderProtocol,
-    ProviderUnavailable,
-    RateLimited,
-    StreamTruncated,
 )
-from deltabus.testing import Case, ProviderContract
+from deltabus.testing import ProviderContract
 from deltabus.testing.garbage import GARBAGE
 
 pytest_plugins = ["pytester"]
-
-SECRET = "key-0123456789"
-TEXT = "one two three"
-ERRORS = {"rate_limited": RateLimited, "provider_unavailable": ProviderUnavailable}
-
-
-class Endpoint:
-    """What a server would be: it behaves as it is called, and sees connections come and go."""
-
-    def __init__(self, behaviour: str | Callable[[], bytes]) -> None:
-        self.behaviour = behaviour
-        self.arrived = asyncio.Event()
-        self.closed = asyncio.Event()
-
-    async def words(self) -> AsyncIterator[str]:
-        self.arrived.set()
-        try:
-            await asyncio.sleep(0)
-            if self.behaviour == "silent":
-                await asyncio.Event().wait()
-            if callable(self.behaviour):
-                yield f"?{self.behaviour().decode('latin-1')}"
-                return
-            if self.behaviour in ERRORS:
-                yield f"!{self.behaviour}"
-                return
-            yield "one"
-            if self.behaviour == "pausing":
-                await asyncio.Event().wait()
-            if self.behaviour == "breaking_off":
-                return
-            for word in (" two", " three", "."):
-                await asyncio.sleep(0)
-                yield word
-        finally:
-            self.closed.set()
-
-
-ENDPOINTS: dict[str | bytes, Endpoint] = {}
-
-
-class Said(msgspec.Struct):
-    said: str
-
-
-def chunk(content: str | None = None, reason: str | None = None, index: int = 0) -> Chunk:
-    delta = {} if content is None else {"content": content}
-    return Chunk.of({"choices": [{"index": index, "delta": delta, "finish_reason": reason}]})
-
-
-def completion(text: str) -> Completion:
-    message = {"role": "assistant", "content": text}
-    return Completion({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
-
-
-class Good(Provider):
-    """Keeps every promise. The faulty ones below break one each."""
-
-    def __init__(self, name, settings):
-        unknown = set(settings) - {"endpoint", "api_key"}
-        if unknown:
-            raise ConfigError(f"unknown key {unknown.pop()}; did you mean `endpoint`?")
-        self.endpoint = ENDPOINTS.get(settings["endpoint"])
-        self.key = settings["api_key"]
-
-    async def chat(self, request):
-        words = self.endpoint.words()
-        said = []
-        try:
-            async for word in words:
-                if word.startswith("!"):
-                    raise self.error(word[1:])
-                if word.startswith("?"):
-                    said.append(self.parsed(word[1:]))
-                    continue
-                if word == ".":
-                    yield chunk(reason="stop") if request.stream else completion("".join(said))
-                    return
-                said.append(word)
-                if request.stream:
-                    yield chunk(word)
-        finally:
-            await words.aclose()
-        raise StreamTruncated("ended too early")
-
-    def error(self, code):
-        return ERRORS[code](f"the endpoint says {code}")
-
-    def parsed(self, body):
-        """The text in an answer of the API: `{"said": "hello"}`."""
-        try:
-            return msgspec.json.decode(body, type=Said).said
-        except (msgspec.MsgspecError, RecursionError) as exc:
-            raise ProviderProtocol("this is no answer") from exc
-
-    async def check(self):
-        return Health(ok=self.endpoint.behaviour == "answering", detail="reachable or not")
-
-
-class Contract(ProviderContract):
-    plugin = Good
-    secret = SECRET
-    codes = tuple(ERRORS)
-    answers = (b'{"said": "hello"}',)
-    exempt: ClassVar[Mapping[str, str]] = {}
-    patience = 1.0
-
-    def settings(self):
-        return {"endpoint": "none", "api_key": SECRET}
-
-    @asynccontextmanager
-    async def case(self, behaviour):
-        endpoint = ENDPOINTS[behaviour] = Endpoint(behaviour)
-        provider = self.plugin("kit", {"endpoint": behaviour, "api_key": SECRET})
-        yield Case(
-            provider=provider,
-            request={"messages": [{"role": "user", "content": "hello"}]},
-            text=TEXT,
-            arrived=endpoint.arrived.wait,
-            closed=endpoint.closed.wait,
-        )
-
-    def answering(self):
-        return self.case("answering")
-
-    def pausing(self):
-        return self.case("pausing")
-
-    def silent(self):
-        return self.case("silent")
-
-    def breaking_off(self):
-        return self.case("breaking_off")
-
-    def failing(self, code):
-        return self.case(code)
-
-    def garbage(self, body):
-        return self.case(body)
 
 
 class TestGood(Contract):
     patience = ProviderContract.patience  # Nothing hangs here, however busy the machine is.
 
     exempt: ClassVar[Mapping[str, str]] = {"test_is_registered_by_entry_point": "it lives in a test file"}
-
-
-class Unregistered(Good):
-    pass
-
-
-class Abstract(Provider):
-    def __init__(self, name, settings):
-        pass
-
-
-class Looks(Good):
-    def __init__(self, name, settings):
-        super().__init__(name, settings)
-        socket.getaddrinfo("localhost", 80)
-
-
-class NeedsLoop(Good):
-    def __init__(self, name, settings):
-        super().__init__(name, settings)
-        asyncio.get_running_loop()
-
-
-class EatsSettings(Good):
-    def __init__(self, name, settings):
-        super().__init__(name, settings)
-        settings.clear()
-
-
-class TakesAnySetting(Good):
-    def __init__(self, name, settings):
-        super().__init__(name, {"endpoint": settings["endpoint"], "api_key": settings["api_key"]})
-
-
-class RefusesWithoutName(Good):
-    def __init__(self, name, settings):
-        try:
-            super().__init__(name, settings)
-        except ConfigError:
-            raise ConfigError("bad settings") from None
-
-
-class RefusesWithoutHint(Good):
-    def __init__(self, name, settings):
-        try:
-            super().__init__(name, settings)
-        except ConfigError:
-            raise ConfigError(f"unknown: {sorted(set(settings) - {'endpoint', 'api_key'})}") from None
-
-
-class RefusesWithSecret(Good):
-    def __init__(self, name, settings):
-        try:
-            super().__init__(name, settings)
-        except ConfigError as exc:
-            raise ConfigError(f"{exc} in {settings}") from None
-
-
-class Yields(Good):
-    """Says something of its own instead of what the endpoint says."""
-
-    items: ClassVar[list[Any]] = []
-
-    async def chat(self, request):
-        for item in self.items:
-            yield item
-
-
-def saying(*items: Any) -> type[Good]:
-    return type("Yields", (Yields,), {"items": items})
-
-
-class ChangesBody(Good):
-    async def chat(self, request):
-        request.body.pop("messages")
-        async for item in super().chat(request):
-            yield item
-
-
-class OneAtATime(Good):
-    def __init__(self, name, settings):
-        super().__init__(name, settings)
-        self.lock = asyncio.Lock()
-
-    async def chat(self, request):
-        async with self.lock:
-            async for item in super().chat(request):
-                yield item
-
-
-class Mixes(Good):
-    """Keeps the state of a request on the instance."""
-
-    async def chat(self, request):
-        self.said = []
-        async for word in self.endpoint.words():
-            self.said.append(word)
-        for word in self.said[:-1]:
-            yield chunk(word)
-        yield chunk(reason="stop")
-
-
-class Buffers(Good):
-    async def chat(self, request):
-        for item in [item async for item in super().chat(request)]:
-            yield item
-
-
-class Leaves(Good):
-    """Forgets the connection when it is cancelled."""
-
-    async def chat(self, request):
-        words = self.endpoint.words()
-        LEFT.append(words)
-        while True:
-            task = asyncio.ensure_future(anext(words))
-            LEFT.append(task)
-            word = await asyncio.shield(task)
-            yield chunk(word)
-
-
-LEFT: list[Any] = []
-
-
-class Swallows(Good):
-    async def chat(self, request):
-        try:
-            async for item in super().chat(request):
-                yield item
-        except asyncio.CancelledError:
-            return
-
-
-class Stubborn(Good):
-    async def chat(self, request):
-        async for item in super().chat(request):
-            yield item
-            while self.endpoint.behaviour == "pausing":
-                try:
-                    await asyncio.Event().wait()
-                except asyncio.CancelledError:
-                    STUBBORN.append(1)
-                    if len(STUBBORN) > 3:
-                        raise
-
-
-STUBBORN: list[int] = []
-
-
-class NoIterator(Good):
-    def chat(self, request):
-        inner = super().chat(request)
-
-        class Bare:
-            def __aiter__(self):
-                return self
-
-            def __anext__(self):
-                return inner.__anext__()
-
-        return Bare()
-
-
-class EndsQuietly(Good):
-    async def chat(self, request):
-        try:
-            async for item in super().chat(request):
-                yield item
-        except StreamTruncated:
-            return
-
-
-class RaisesForeign(Good):
-    def error(self, code):
-        return OSError("connection refused")
-
-
-class Misclassifies(Good):
-    def error(self, code):
-        return Internal("no idea")
-
-
-class OwnClass(Good):
-    def error(self, code):
-        return type("Mine", (ERRORS[code],), {})("mine")
-
-
-class SaysNothing(Good):
-    def error(self, code):
-        return ERRORS[code](" ")
-
-
-class ShowsKey(Good):
-    def error(self, code):
-        return ERRORS[code](f"refused the key {self.key}")
-
-
-class ShowsKeyInCause(Good):
-    def error(self, code):
-        error = ERRORS[code]("refused")
-        error.__cause__ = ValueError(f"Bearer {self.key}")
-        return error
-
-
-class LetsTheParserOut(Good):
-    def parsed(self, body):
-        return msgspec.json.decode(body, type=Said).said
-
-
-class ExpectsObjects(Good):
-    """Knows that there may be no JSON, and takes for granted what is in it."""
-
-    def parsed(self, body):
-        try:
-            return json.loads(body)["said"]
-        except (ValueError, RecursionError) as exc:
-            raise ProviderProtocol("this is no JSON") from exc
-
-
-class ExpectsText(Good):
-    """Finds out by chance whether it is an object, and never whether it holds a text."""
-
-    def parsed(self, body):
-        try:
-            return "" + json.loads(body)["said"]
-        except (ValueError, LookupError, RecursionError) as exc:
-            raise ProviderProtocol("this is no answer") from exc
-        except TypeError as exc:
-            if not isinstance(json.loads(body), dict):
-                raise ProviderProtocol("this is no answer") from exc
-            raise
-
-
-class TakesAnything(Good):
-    async def chat(self, request):
-        try:
-            async for item in super().chat(request):
-                yield item
-        except (ProviderProtocol, StreamTruncated):
-            yield chunk(reason="stop")
-
-
-class JamsAtGarbage(Good):
-    """Reports garbage as it should, and then waits for ever."""
-
-    jammed = False
-
-    def parsed(self, body):
-        self.jammed = True
-        return super().parsed(body)
-
-    async def chat(self, request):
-        if self.jammed:
-            await asyncio.Event().wait()
-        async for item in super().chat(request):
-            yield item
-
-
-class CheckParses(Good):
-    async def check(self):
-        if callable(self.endpoint.behaviour):
-            json.loads(self.endpoint.behaviour())
-        return await super().check()
-
-
-class CheckShowsKey(Good):
-    async def check(self):
-        return Health(ok=True, detail=f"key {self.key}")
-
-
-class CheckSaysNothing(Good):
-    async def check(self):
-        return Health(ok=True, detail="")
-
-
-class CheckSaysTooMuch(Good):
-    async def check(self):
-        return Health(ok=True, detail="a\nb")
-
-
-class CheckReturnsBool(Good):
-    async def check(self):
-        return True
-
-
-class CheckRaises(Good):
-    async def check(self):
-        if self.endpoint.behaviour != "answering":
-            raise RateLimited("no")
-        return await super().check()
-
-
-class Forgets(Good):
-    async def chat(self, request):
-        async for item in super().chat(request):
-            yield item
-        self.endpoint.closed.clear()  # the connection is kept for the next request, and nobody closes it
-
-
-class ClosesOnce(Good):
-    closed = False
-
-    async def aclose(self):
-        if self.closed:
-            raise RuntimeError("closed already")
-        self.closed = True
 
 
 RAW = Chunk(b'{"choices": [],\n"a":1}', {"choices": [], "a": 1})
