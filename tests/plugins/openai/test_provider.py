@@ -289,6 +289,7 @@ def test_a_silent_provider_is_a_timeout_that_names_its_phase(
             error = await failure(made)
             assert error.code == "provider_timeout"
             assert f"timeouts.{phase} = 0.05 s" in error.message
+            await soon(server.received(1))  # A busy server may not have read the request yet, which is sent.
             await soon(server.requests[0].closed)
 
     run(main())
@@ -316,11 +317,11 @@ def test_a_slow_reader_is_not_taken_for_a_silent_provider(run: Run, server: Scri
     async def main() -> None:
         go = Signal()
         server.script(Reply.sse(text("Hel"), go, text("lo", "stop")))
-        async with provider(server, timeouts={"between_bytes": 0.05}) as made, aclosing(opened(made)) as stream:
+        async with provider(server, timeouts={"between_bytes": 0.25}) as made, aclosing(opened(made)) as stream:
             await anext(stream)
             go.set()
             rung = asyncio.Event()
-            asyncio.get_running_loop().call_later(0.2, rung.set)
+            asyncio.get_running_loop().call_later(0.5, rung.set)
             await rung.wait()
             assert [item.data async for item in stream] == [text("lo", "stop")]
 
