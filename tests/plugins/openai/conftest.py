@@ -1,9 +1,9 @@
-"""Reads a body in every way that a network can cut it, and sees to it that the outcome is always the same."""
+"""A server that says what a test scripts; and a body read in every way a network can cut it, always to the same end."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from deltabus.chat.accumulator import Accumulator
 from deltabus.provider import Chunk, Completion, TaskError
+from deltabus.testing import ScriptedServer
 from deltabus_openai.wire import AnswerDecoder
 
 #: Bytes; more than any body here has.
@@ -100,3 +101,9 @@ def every_way() -> Callable[[bytes], Outcome]:
 @pytest.fixture(scope="session")
 def in_pieces() -> Callable[[Iterable[bytes]], Outcome]:
     return read
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as running:
+        yield running

@@ -6,42 +6,13 @@ The numbers are the rows of the survey on which the plugin is built.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import pytest
+from dialectwords import DONE, HELLO, STOP, TWO, Read, call, calls, chunk, sse, text
 
 from deltabus.http.body import merge
-from deltabus.provider import ProviderUnavailable, StreamTruncated
+from deltabus.provider import StreamTruncated
 from deltabus_openai import OpenAIProvider
-
-Outcome = Any
-Read = Callable[[bytes], Outcome]
-
-DONE = b"data: [DONE]\n\n"
-
-
-def chunk(delta: Any = None, finish: str | None = None, **fields: Any) -> dict[str, Any]:
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion.chunk",
-        "created": 1763777777,
-        "model": "m",
-        "choices": [{"index": 0, "delta": {} if delta is None else delta, "finish_reason": finish}],
-        **fields,
-    }
-
-
-def text(content: str) -> dict[str, Any]:
-    return chunk({"content": content})
-
-
-def sse(*documents: Any) -> bytes:
-    return b"".join(b"data: %b\n\n" % json.dumps(document).encode() for document in documents)
-
-
-STOP = chunk(finish="stop")
-HELLO = sse(text("Hel"), text("lo"), STOP) + DONE
 
 
 def test_a_plain_stream_is_passed_on_byte_by_byte(every_way: Read) -> None:
@@ -51,100 +22,11 @@ def test_a_plain_stream_is_passed_on_byte_by_byte(every_way: Read) -> None:
     assert outcome.chunks == tuple(json.dumps(part).encode() for part in (text("Hel"), text("lo"), STOP))
 
 
-def test_1_comments_are_not_progress(every_way: Read) -> None:
-    comment = b": OPENROUTER PROCESSING\n\n"
-    outcome = every_way(comment * 3 + sse(text("Hello")) + comment + sse(STOP) + comment + DONE)
-    assert outcome.text == "Hello"
-    assert len(outcome.chunks) == 2
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        (429, "rate_limited"),
-        ("429", "rate_limited"),
-        ("insufficient_quota", "quota_exhausted"),
-        (502, "provider_unavailable"),
-        ("server_error", "provider_unavailable"),
-        (402, "quota_exhausted"),
-        (408, "provider_timeout"),
-        (400, "invalid_request"),
-    ],
-)
-def test_2_an_error_in_the_stream_fails_and_keeps_what_came_before(every_way: Read, code: Any, expected: str) -> None:
-    error = {"code": code, "message": "Provider disconnected"}
-    outcome = every_way(sse(text("par"), text("tial"), chunk({"content": ""}, "error", error=error)))
-    assert outcome.code == expected
-    assert outcome.error[1] == "Provider disconnected"
-    assert outcome.text == "partial"
-
-
-def test_2_the_error_may_stand_in_the_choice(every_way: Read) -> None:
-    last = chunk(finish="error")
-    last["choices"][0]["error"] = {"code": 429, "message": "Too many"}
-    assert every_way(sse(text("a"), last)).code == "rate_limited"
-    assert every_way(sse(text("a"), chunk(finish="error"))).error[0] is ProviderUnavailable
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"error": {"code": 429, "message": "Rate limited"}, "choices": [{"message": {"content": "a"}}]},
-        {"error": {"code": 429, "message": "Rate limited", "metadata": {"provider_name": "X"}}},
-        {"error": {"code": 429, "message": "Rate limited"}, "user_id": "u"},
-        {"error": {"code": "429", "message": "Rate limited"}, "choices": []},
-    ],
-)
-def test_3_a_body_with_status_200_may_hold_an_error(every_way: Read, body: Any) -> None:
-    outcome = every_way(json.dumps(body).encode())
-    assert outcome.code == "rate_limited"
-    assert outcome.error[1] == "Rate limited"
-
-
-def test_3_a_null_error_is_none(every_way: Read) -> None:
-    assert every_way(sse(text("a") | {"error": None}, STOP | {"error": None}) + DONE).text == "a"
-
-
-def test_4_blank_lines_and_keep_alives_come_before_the_answer(every_way: Read) -> None:
-    completion = {"id": "1", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}]}
-    assert every_way(b"\n\n\r\n \n" + json.dumps(completion, indent=1).encode() + b"\n").text == "Hi"
-    assert every_way(b"\n: keep-alive\n\n\n\n: keep-alive\n\n" + HELLO).text == "Hello"
-
-
-def test_5_a_server_without_resources_is_worth_another_try(every_way: Read) -> None:
-    outcome = every_way(sse(text("par"), chunk(finish="insufficient_system_resource")) + DONE)
-    assert outcome.error[0] is ProviderUnavailable
-    assert outcome.error[0].retryable
-    whole = {"choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "insufficient_system_resource"}]}
-    assert every_way(json.dumps(whole).encode()).error[0] is ProviderUnavailable
-
-
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_6_reasoning_goes_by_two_names(every_way: Read, name: str) -> None:
     outcome = every_way(sse(chunk({name: "Let me "}), chunk({name: "see"}), text("42"), STOP) + DONE)
     assert outcome.message[name] == "Let me see"
     assert outcome.text == "42"
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        {"error": {"object": "error", "message": "too long", "type": "BadRequestError", "param": None, "code": 400}},
-        {"object": "error", "message": "too long", "type": "BadRequestError", "param": None, "code": 400},
-        {"object": "error", "message": "too long", "type": "BadRequestError"},
-        {"message": "too long", "type": "invalid_request_error"},
-    ],
-)
-def test_7_vllm_reports_errors_in_two_shapes_and_ends_as_if_all_were_well(every_way: Read, frame: Any) -> None:
-    outcome = every_way(sse(text("a"), frame) + DONE)
-    assert outcome.code == "invalid_request"
-    assert outcome.error[1] == "too long"
-    assert every_way(json.dumps(frame).encode()).code == "invalid_request"
-
-
-@pytest.mark.parametrize("before", [b"", b": ping\n\n", sse(chunk() | {"choices": []})])
-def test_8_a_stream_of_nothing_but_its_end_is_an_error(every_way: Read, before: bytes) -> None:
-    assert every_way(before + DONE).code == "provider_protocol"
 
 
 def test_9_usage_on_every_chunk_is_passed_on_and_the_last_one_wins(every_way: Read) -> None:
@@ -158,60 +40,6 @@ def test_9_usage_on_every_chunk_is_passed_on_and_the_last_one_wins(every_way: Re
 def test_10_no_key_of_our_own_is_sent() -> None:
     body = {"model": "m", "messages": [], "stream": True, "unheard_of": 1}
     assert merge(body) == body
-
-
-def test_11_llama_cpp_reports_an_error_in_a_field_of_that_name(every_way: Read) -> None:
-    field = b'error: {"code":400,"message":"the request exceeds the context","type":"invalid_request_error"}\n\n'
-    outcome = every_way(sse(text("a")) + field + DONE)
-    assert outcome.code == "invalid_request"
-    assert outcome.error[1] == "the request exceeds the context"
-    assert outcome.text == "a"
-    assert every_way(b'error:{"error":{"code":500,"message":"slot"}}\n\n').error == (ProviderUnavailable, "slot")
-    assert every_way(b"error: out of memory\n\n" + DONE).error == (ProviderUnavailable, "out of memory")
-
-
-def test_11_an_event_of_type_error_is_one(every_way: Read) -> None:
-    event = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}\n\n'
-    assert every_way(sse(text("a")) + event).error == (ProviderUnavailable, "Overloaded")
-
-
-def test_12_null_is_not_text_and_the_end_needs_no_blank_line(every_way: Read) -> None:
-    outcome = every_way(sse(chunk({"role": "assistant", "content": None}), text("Hello")) + b"data: [DONE]")
-    assert outcome.code == "ok"
-    assert outcome.text == "Hello"
-
-
-def test_12_a_last_chunk_needs_no_blank_line(every_way: Read) -> None:
-    assert every_way(sse(text("Hello"), STOP).rstrip()).text == "Hello"
-    assert every_way(sse(text("Hello"), STOP)[:-1]).text == "Hello"
-
-
-@pytest.mark.parametrize("between", [b"", b" ", b"\ndata: ", b"\ndata:", b"data: ", b"\x1e"])
-def test_13_two_documents_in_one_event_are_two_chunks(every_way: Read, between: bytes) -> None:
-    first, second = json.dumps(text("Hel")).encode(), json.dumps(text("lo")).encode()
-    outcome = every_way(b"data: " + first + between + second + b"\n\n" + sse(STOP) + DONE)
-    assert outcome.code == "ok"
-    assert outcome.text == "Hello"
-    assert len(outcome.chunks) == 3
-
-
-def test_13_a_server_that_forgets_blank_lines_is_understood(every_way: Read) -> None:
-    assert every_way(HELLO.replace(b"\n\n", b"\n")).text == "Hello"
-
-
-def call(name: str | None = None, arguments: str | None = None, **fields: Any) -> dict[str, Any]:
-    function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
-    return {**fields, "function": function}
-
-
-def calls(outcome: Outcome) -> list[tuple[str | None, str, str]]:
-    return [
-        (item.get("id"), item["function"]["name"], item["function"]["arguments"])
-        for item in outcome.message["tool_calls"]
-    ]
-
-
-TWO = [("a", "now", "{}"), ("b", "add", '{"x":1}')]
 
 
 def test_14_tool_calls_without_an_index_get_one(every_way: Read) -> None:
@@ -249,14 +77,6 @@ def test_15_gemini_leaves_indexes_out_and_signs_its_thoughts(every_way: Read) ->
     assert repaired["index"] == 0
     assert repaired["delta"]["tool_calls"][0] == {**part, "index": 0}
     assert outcome.message["tool_calls"][0]["extra_content"] == signature
-
-
-def test_16_an_error_may_come_in_an_array(every_way: Read) -> None:
-    error = {"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}
-    assert every_way(json.dumps([error]).encode()).code == "invalid_request"
-    error["error"]["details"] = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]
-    assert every_way(json.dumps([error], indent=2).encode()).code == "authentication"
-    assert every_way(sse([error])).code == "authentication"
 
 
 def test_17_the_same_tool_index_twice_in_a_chunk_is_one_call(every_way: Read) -> None:
@@ -400,114 +220,3 @@ def test_27_an_aborted_answer_is_no_answer(every_way: Read) -> None:
     assert outcome.error[0] is StreamTruncated
     assert outcome.text == "par"
     assert outcome.data[1]["choices"][0]["finish_reason"] == "abort"
-
-
-def test_28_a_body_that_just_ends_is_truncated(every_way: Read) -> None:
-    assert every_way(sse(text("Hel"), text("lo"))).error[0] is StreamTruncated
-
-
-def test_28_every_beginning_of_an_answer_is_truncated(in_pieces: Callable[[list[bytes]], Outcome]) -> None:
-    complete = HELLO.index(sse(STOP)) + len(sse(STOP)) - 2
-    for place in range(complete):
-        assert in_pieces([HELLO[:place]]).error[0] is StreamTruncated, HELLO[:place]
-    for place in range(complete, len(HELLO)):
-        assert in_pieces([HELLO[:place]]).code == "ok", HELLO[:place]
-
-
-def test_28_every_beginning_of_a_completion_is_truncated(in_pieces: Callable[[list[bytes]], Outcome]) -> None:
-    whole = {"id": "1", "n": [-1.5e3, True, None, '\u00e9\\"\U0001f600'], "choices": [{"message": {"content": "a"}}]}
-    body = json.dumps(whole, ensure_ascii=False).encode()
-    for place in range(len(body)):
-        assert in_pieces([body[:place]]).error[0] is StreamTruncated, body[:place]
-    assert in_pieces([body]).code == "ok"
-
-
-def test_28_one_finished_choice_of_two_is_not_an_answer(every_way: Read) -> None:
-    other = text("b")
-    other["choices"][0]["index"] = 1
-    assert every_way(sse(text("a"), other, STOP)).error[0] is StreamTruncated
-
-
-def test_29_either_end_is_enough(every_way: Read) -> None:
-    assert every_way(sse(text("Hello")) + DONE).text == "Hello"
-    assert every_way(sse(text("Hello"), STOP)).text == "Hello"
-
-
-def test_29_a_usage_chunk_follows_the_end(every_way: Read) -> None:
-    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    outcome = every_way(sse(text("Hello"), STOP, chunk(usage=usage) | {"choices": []}) + DONE)
-    assert outcome.completion["usage"] == usage
-
-
-def test_29_what_follows_the_end_does_not_count(every_way: Read) -> None:
-    assert every_way(HELLO + sse({"error": {"message": "late"}}) + b"<html>").text == "Hello"
-
-
-def test_30_the_space_after_the_colon_is_optional(every_way: Read) -> None:
-    outcome = every_way(HELLO.replace(b"data: ", b"data:"))
-    assert outcome == every_way(HELLO)
-
-
-@pytest.mark.parametrize("end", [b"\r\n", b"\r", b"\n"])
-def test_31_lines_end_in_three_ways(every_way: Read, end: bytes) -> None:
-    body = b": ping - 2026-10-18 12:00:00\n\n" + HELLO
-    assert every_way(body.replace(b"\n", end)).chunks == every_way(HELLO).chunks
-
-
-def test_32_a_byte_order_mark_is_stripped(every_way: Read) -> None:
-    assert every_way(b"\xef\xbb\xbf" + HELLO) == every_way(HELLO)
-    completion = json.dumps({"choices": [{"message": {"content": "Hi"}}]}).encode()
-    assert every_way(b"\xef\xbb\xbf" + completion).text == "Hi"
-    assert every_way(b"\xef\xbb\xbf\n" + completion).text == "Hi"
-
-
-def test_33_the_body_says_what_it_is(every_way: Read) -> None:
-    completion = {"id": "1", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}]}
-    assert json.loads(every_way(json.dumps(completion).encode()).completions[0]) == completion
-    assert every_way(HELLO).completions == ()
-
-
-def test_33_a_whole_completion_in_one_event_is_a_chunk_with_all_of_it(every_way: Read) -> None:
-    message = {
-        "role": "assistant",
-        "content": "Hi",
-        "tool_calls": [{"id": "a", "type": "function"} | call("now", "{}")],
-    }
-    completion = {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-    outcome = every_way(sse(completion) + DONE)
-    [data] = outcome.data
-    assert data["object"] == "chat.completion.chunk"
-    assert "message" not in data["choices"][0]
-    assert outcome.text == "Hi"
-    assert calls(outcome) == [TWO[0]]
-
-
-def test_33_a_line_of_json_for_each_chunk_is_understood(every_way: Read) -> None:
-    body = b"\n".join(json.dumps(part).encode() for part in (text("Hel"), text("lo"), STOP))
-    assert every_way(body).text == "Hello"
-
-
-def test_33_a_web_page_is_neither(every_way: Read) -> None:
-    for page in (b"<!DOCTYPE html><html>", b"\n <html><body>Sign in</body></html>"):
-        outcome = every_way(page)
-        assert outcome.code == "provider_protocol"
-        assert "base_url" in outcome.error[1]
-
-
-def test_34_line_separators_of_unicode_are_text(every_way: Read) -> None:
-    content = "a\u2028b\u2029c\u0085d\x0be\x0cf \U0001f600 \u00e9"
-    body = b"data: " + json.dumps(text(content), ensure_ascii=False).encode() + b"\n\n" + sse(STOP)
-    outcome = every_way(body)
-    assert outcome.text == content
-    assert outcome.chunks[0] == json.dumps(text(content), ensure_ascii=False).encode()
-
-
-@pytest.mark.parametrize("heartbeat", [b"data:\n\n", b"data: \n\n", b"data\n\n", b"data:\ndata:\n\n", b"data:  \n\n"])
-def test_35_an_event_of_empty_data_is_a_heartbeat(every_way: Read, heartbeat: bytes) -> None:
-    outcome = every_way(heartbeat + sse(text("Hello")) + heartbeat + sse(STOP) + heartbeat + DONE)
-    assert outcome == every_way(sse(text("Hello"), STOP) + DONE)
-
-
-@pytest.mark.parametrize("ping", [b'event: ping\ndata: {"type": "ping"}\n\n', b"data: {}\n\n", b"data: null\n\n"])
-def test_35_a_ping_in_json_is_one_too(every_way: Read, ping: bytes) -> None:
-    assert every_way(ping + sse(text("Hello")) + ping + sse(STOP)) == every_way(sse(text("Hello"), STOP))
