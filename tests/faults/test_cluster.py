@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from deltabus.cli import exits
 from deltabus.events import AnyEvent
 from deltabus.look import look
 from deltabus.testing import check_events
+from deltabus.topology import clients
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,38 @@ def test_a_refusal_of_several_nodes_is_one_answer(site: Site) -> None:
             site.redis.script_load("this is no Lua")
         assert [site.redis.set(key, key) for key in "abc"] == [True] * 3
         assert [site.redis.get(key) for key in "abc"] == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("whose", ["RQ's node", "another node"])
+def test_whoever_is_cancelled_amid_answers_leaves_none_of_them_to_others(site: Site, whose: str) -> None:
+    """The next one on the same connection is told what was asked last."""
+    names = [f"{PREFIX}:a", *(f"key {number}" for number in range(20)), f"{PREFIX}:b"]
+    places = {name: site.nodes.owner(site.nodes.slot(name)) for name in names}
+    home = places[names[0]]
+    slow = home if whose == "RQ's node" else next(server for server in places.values() if server is not home)
+
+    async def main() -> None:
+        async with clients.asynchronous(site.nodes.url, home=PREFIX, max_connections=1) as client:
+            for name in names:
+                assert await client.set(name, name)
+            ask(slow, "CLIENT", "PAUSE", 500)  # milliseconds
+            pipe = client.pipeline(transaction=False)
+            for name in names:
+                if places[name] is slow:
+                    pipe.get(name)
+            asking = asyncio.create_task(pipe.execute())
+            while not any(line._due for line in client.connection_pool._in_use_connections):
+                await asyncio.sleep(0)
+            for _ in range(100):  # turns of the loop, until it has nothing to do but wait
+                await asyncio.sleep(0)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            for name in reversed(names):
+                assert await client.get(name) == name.encode()
+            assert not client.connection_pool._in_use_connections
+
+    asyncio.run(main())
 
 
 def test_tasks_are_cancelled_wherever_they_are(site: Site) -> None:

@@ -129,11 +129,16 @@ class BlockingRouting(Routing, Finding):
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self._sock:  # type: ignore[attr-defined] # of the connection's class
             self.connect_check_health(check_health=False)  # type: ignore[attr-defined] # as before
-        for line, batch in self._split(command).items():
-            if line is self:
-                super().send_packed_command([b"".join(batch)], check_health)  # type: ignore[misc] # as before
-            else:
-                line.send_packed_command([b"".join(batch)], check_health=False)
+        batches = self._split(command)
+        try:
+            for line, batch in batches.items():
+                if line is self:
+                    super().send_packed_command([b"".join(batch)], check_health)  # type: ignore[misc] # as before
+                else:
+                    line.send_packed_command([b"".join(batch)], check_health=False)
+        except BaseException:
+            self.disconnect()  # what was not sent is due all the same
+            raise
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         replies = []
@@ -143,9 +148,11 @@ class BlockingRouting(Routing, Finding):
                 replies.append(read(*args, **kwargs))
             except ResponseError as exc:
                 replies.append(exc)
-            except redis.ConnectionError as exc:
+            except BaseException as exc:
                 if source is not self and exc.__cause__ is not None and is_elsewhere(exc.__cause__):
                     self._cluster.doubt()
+                if kwargs.get("disconnect_on_error", True):
+                    self.disconnect()  # nobody reads what else is due
                 raise
         # The reply of one node, or the first refusal of several.
         refusals = [reply for reply in replies if isinstance(reply, ResponseError)]
@@ -171,11 +178,16 @@ class AsyncRouting(Routing, AsyncFinding):
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self.is_connected:  # type: ignore[attr-defined] # of the connection's class
             await self.connect_check_health(check_health=False)  # type: ignore[attr-defined] # as before
-        for line, batch in self._split(command).items():
-            if line is self:
-                await super().send_packed_command([b"".join(batch)], check_health)  # type: ignore[misc] # as before
-            else:
-                await self._send_down(line, batch)
+        batches = self._split(command)
+        try:
+            for line, batch in batches.items():
+                if line is self:
+                    await super().send_packed_command([b"".join(batch)], check_health)  # type: ignore[misc] # as before
+                else:
+                    await self._send_down(line, batch)
+        except BaseException:
+            await self.disconnect(nowait=True)  # what was not sent is due all the same
+            raise
 
     async def _send_down(self, line: Any, batch: list[bytes]) -> None:
         """To another node. A line that is let go of while it connects would stay open, and nobody would know it."""
@@ -195,6 +207,10 @@ class AsyncRouting(Routing, AsyncFinding):
                 replies.append(exc)
                 if source is not self and is_elsewhere(exc):
                     self._cluster.doubt()
+            except BaseException:
+                if kwargs.get("disconnect_on_error", True):
+                    await self.disconnect(nowait=True)  # nobody reads what else is due
+                raise
         refusals = [reply for reply in replies if isinstance(reply, ResponseError)]
         if any(map(is_elsewhere, refusals)):
             await self.disconnect(nowait=True)
