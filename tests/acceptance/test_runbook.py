@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -28,10 +29,12 @@ from rq.job import Job
 from rq.registry import FailedJobRegistry
 
 import deltabus
+from chaos.nodes import Nodes
 from deltabus import Bus, Task, TaskFailed, errors, events, keys
 from deltabus.cli.check import _REFUSALS
 from deltabus.embedded import EmbeddedRedis
 from deltabus.monitoring.pulse import Trouble
+from deltabus.settings import load
 from deltabus.testing.server import Reply, ScriptedServer
 
 DOCUMENT = ROOT / "ops" / "runbook.md"
@@ -497,6 +500,32 @@ def entries() -> dict[str, str]:
         r"^### (.+)\n", DOCUMENT.read_text(encoding="utf-8").partition("\n## Workers")[2], flags=re.MULTILINE
     )
     return dict(zip(found[1::2], found[2::2], strict=True))
+
+
+#: Entries whose commands ask for keys, channels and nodes, and that a task which runs is symptom enough for.
+ANYWHERE = (
+    *("How to type this", "Which worker runs a task", "What a task has said", "Subscribers get nothing"),
+    *("A subscriber is too slow", "Redis is slow", "Memory grows", "A task hangs"),
+)
+
+
+def test_the_commands_hold_on_a_cluster(tmp_path: Path) -> None:
+    """As they stand. (Behind Sentinels is one server, once it is found, which tests/faults sees to.)"""
+    with Nodes() as servers, Reader(tmp_path) as reader, warm.programs(RQ_KEY_PREFIX="{rq}") as programs:
+        variables = {"DELTABUS_REDIS_URL": servers.url, "RQ_KEY_PREFIX": "{rq}", "DELTABUS_DRAIN_TIMEOUT": "0"}
+        reader.environ |= {**variables, "PATH": f"{programs}{os.pathsep}{reader.environ['PATH']}", "RQ": "{rq}"}
+        settings = load(environ=variables)
+        with (
+            Background([*DELTABUS, "worker", "chat", "file"], folder=tmp_path, environ=environ(**variables)) as worker,
+            Bus(settings=settings) as bus,
+            closing(bus.chat(messages="hello", **ENDLESS).events()) as events,
+        ):
+            worker.wait_for("worker started")
+            task = next(events).task
+            reader.environ |= {"TASK": task, "PID": str(worker.process.pid)}
+            for block in (block for heading in ANYWHERE for block in SECTIONS[heading]):
+                if block.language == "sh":  # several nodes answer in another order
+                    reader.run(block)
 
 
 def test_every_scene_has_its_entry_and_all_entries_one_form() -> None:

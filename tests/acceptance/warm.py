@@ -45,8 +45,12 @@ os._exit(answer[0] if answer else 70)
 
 
 @contextlib.contextmanager
-def programs() -> Iterator[Path]:
-    """A folder of the programs, for a PATH."""
+def programs(**variables: str) -> Iterator[Path]:
+    """A folder of the programs, for a PATH.
+
+    Args:
+        variables: of the environment, where a program reads them as soon as it is loaded.
+    """
     with tempfile.TemporaryDirectory(prefix="warm") as folder, socket.socket(socket.AF_UNIX) as listener:
         place = f"{folder}/socket"
         for program in PROGRAMS:
@@ -57,7 +61,7 @@ def programs() -> Iterator[Path]:
         listener.listen()
         # A process of its own: this one has threads, which a fork does not survive.
         command = [sys.executable, "-P", __file__, str(listener.fileno())]
-        with subprocess.Popen(command, pass_fds=[listener.fileno()]) as server:
+        with subprocess.Popen(command, pass_fds=[listener.fileno()], env={**os.environ, **variables}) as server:
             listener.close()  # nobody waits in vain for one that has died
             try:
                 yield Path(folder)
