@@ -110,7 +110,7 @@ def _told(subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 
 def _refusal(subject: str, error: ResponseError) -> Finding:
-    fix = next((name for sign, name in _REFUSALS.items() if sign in str(error)), "rights")
+    fix = next((name for sign, name in REFUSALS.items() if sign in str(error)), "rights")
     # `rights` tries what workers need. What else is asked here, producers and subscribers may not know.
     state: State = "warning" if subject != "rights" and lacks_right(error) else "error"
     return Finding(subject, state, f"Redis refuses: {error}", FIXES[fix])
@@ -131,7 +131,7 @@ FIXES: Final = {
 }
 
 #: What Redis says where it is no right that is missing, and the fix.
-_REFUSALS: Final = {
+REFUSALS: Final = {
     "WRONGTYPE": "queue",
     "used memory > 'maxmemory'": "memory",
     "read only replica": "replica",
