@@ -96,6 +96,11 @@ class Terminal:
             assert self._read(), f"it has ended: {shown}"
         return shown
 
+    def falls_silent(self, seconds: float) -> None:
+        """Wait until nothing has come for so long."""
+        while select.select([self.ours], [], [], seconds)[0]:
+            assert self._read(), "it has ended"
+
     def end(self) -> int:
         """Wait for the end of the process; its exit code."""
         end = time.monotonic() + PATIENCE

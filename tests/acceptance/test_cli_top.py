@@ -118,6 +118,21 @@ def test_a_signal_that_ends_top_leaves_the_terminal_as_it_was(redis_url: str, tm
         assert "Traceback" not in terminal.said
 
 
+@pytest.mark.parametrize("leaves", [b"q", signal.SIGTERM])
+def test_a_terminal_that_takes_nothing_can_be_left(redis_url: str, tmp_path: Path, leaves: bytes | int) -> None:
+    """Ctrl+S, or a connection that hangs."""
+    with top(redis_url, tmp_path, "--every", "0.2") as terminal:
+        terminal.shows(is_drawn)
+        terminal.press("\x13")
+        terminal.falls_silent(1.0)
+        if isinstance(leaves, bytes):
+            terminal.press(leaves.decode())
+        else:
+            terminal.process.send_signal(leaves)
+        assert terminal.end() in {exits.DONE, exits.SIGNALLED + signal.SIGTERM}
+        assert terminal.is_sane
+
+
 def test_an_error_leaves_the_terminal_as_it_was_and_is_told_there(redis_url: str, tmp_path: Path) -> None:
     program = (
         "from deltabus.cli import main, panels\n"

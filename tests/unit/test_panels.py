@@ -83,7 +83,7 @@ def test_whoever_has_lost_its_lease_comes_first_and_the_fullest_queue_too():
     assert [row[0][0] for row in queues.rows] == ["batch", "chat"]
 
 
-@pytest.mark.parametrize("size", [(80, 24), (40, 12), (200, 60), (20, 4)])
+@pytest.mark.parametrize("size", [(80, 24), (40, 12), (200, 60), (20, 4), (12, 40), (5, 9), (6, 3)])
 def test_a_screen_is_never_larger_than_the_terminal(size):
     many = msgspec.structs.replace(
         BUSY, tasks=tuple(task(f"t-{number}") for number in range(50)), queues=tuple(map(queue, "abcdefghij"))

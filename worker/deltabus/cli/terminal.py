@@ -57,7 +57,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self._keyboard = sys.stdin.fileno()
-        self._screen = sys.stdout.fileno()
+        self._screen = _opened(sys.stdout.fileno())
         self._before: list[Any] = []
         self._handlers: dict[signal.Signals, Any] = {}
         self._signals: deque[int] = deque()
@@ -96,6 +96,8 @@ class Terminal:
                 os.close(self._woken)
                 os.close(self._waker)
                 self._woken = self._waker = -1
+            if self._screen != sys.stdout.fileno():
+                os.close(self._screen)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -126,12 +128,10 @@ class Terminal:
         text = _BEGIN + "\r\n".join(f"\x1b[2K{line}" for line in lines[: self.size[1]]) + _END
         data = memoryview(text.encode(sys.stdout.encoding or "utf-8", "replace"))
         while data:
-            self._listen(None, writing=True)
-            if self._keys or self._signals:
-                ready = select.select([], [self._screen], [], 0)[1]
-                if not ready:
-                    return
-            data = data[self._write(data[:_PIECE]) :]
+            if self._listen(None, writing=True):
+                data = data[self._write(data[:_PIECE]) :]
+            elif self._keys or self._signals:
+                return
 
     def wait(self, seconds: float) -> bytes:
         """Wait for so long at the most, or until there is something to draw; the keys that were pressed.
@@ -153,9 +153,10 @@ class Terminal:
         keys, self._keys = self._keys, b""
         return keys
 
-    def _listen(self, seconds: float | None, *, writing: bool = False) -> None:
-        """Until a key, a signal, `wake`, or, if that is asked for, until the terminal takes something."""
-        readable, _, _ = select.select([self._keyboard, self._woken], [self._screen] if writing else [], [], seconds)
+    def _listen(self, seconds: float | None, *, writing: bool = False) -> bool:
+        """Wait for a key, a signal, `wake`, or, where that is asked for, room in the terminal; whether there is some."""
+        outputs = [self._screen] if writing else []
+        readable, writable, _ = select.select([self._keyboard, self._woken], outputs, [], seconds)
         if self._woken in readable:
             os.read(self._woken, 4096)
             self._is_awake = True
@@ -167,10 +168,13 @@ class Terminal:
             if not pressed:
                 raise Left(signal.SIGHUP)
             self._keys += pressed
+        return bool(writable)
 
     def _write(self, data: memoryview | bytes) -> int:
         try:
             return os.write(self._screen, data)
+        except BlockingIOError:
+            return 0
         except OSError as exc:
             if exc.errno != errno.EIO:
                 raise
@@ -202,7 +206,8 @@ class Terminal:
         before, self._before = self._before, []
         try:
             if self._is_ours():
-                # Where Ctrl+S was pressed, it goes on.
+                # Where Ctrl+S was pressed, it goes on: to Linux, TCOON undoes nothing but TCOOFF.
+                termios.tcflow(self._keyboard, termios.TCOOFF)
                 termios.tcflow(self._keyboard, termios.TCOON)
                 termios.tcsetattr(self._keyboard, termios.TCSANOW, before)
             if select.select([], [self._screen], [], _PATIENCE)[1]:
@@ -226,3 +231,11 @@ class Terminal:
         signal.signal(signal.SIGTSTP, self._hear)
         if not any(number in _ENDING for number in self._signals):
             self._take()
+
+
+def _opened(descriptor: int) -> int:
+    """The terminal, opened once more, so that a write waits for nobody; that of the shell stays as it is."""
+    try:
+        return os.open(os.ttyname(descriptor), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:  # it is another user's, as after `su`
+        return descriptor
