@@ -154,7 +154,11 @@ class Terminal:
         return keys
 
     def _listen(self, seconds: float | None, *, writing: bool = False) -> bool:
-        """Wait for a key, a signal, `wake`, or, where that is asked for, room in the terminal; whether there is some."""
+        """Wait for a key, a signal, `wake`, or, where that is asked for, room in the terminal.
+
+        Returns:
+            whether there is room.
+        """
         outputs = [self._screen] if writing else []
         readable, writable, _ = select.select([self._keyboard, self._woken], outputs, [], seconds)
         if self._woken in readable:
