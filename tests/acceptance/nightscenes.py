@@ -171,7 +171,7 @@ def no_connection_left(night: Night) -> Iterator[None]:
     with Background(["bash", "-c", leak]) as process:
         process.wait_for("leaking")
         night.redis.config_set("maxclients", night.redis.info("clients")["connected_clients"])
-        night.show(PID=process.process.pid)
+        night.show(PID=process.process.pid, CLIENTS=10_000)
         try:
             yield
         finally:

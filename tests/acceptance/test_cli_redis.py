@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import PATIENCE, deltabus, environ
+from processes import DELTABUS, PATIENCE, deltabus, environ
 from redis import Redis
 from redis.exceptions import ResponseError
 
@@ -67,6 +69,15 @@ def test_what_redis_refuses_is_said_in_one_line(prompt: Prompt) -> None:
 )
 def test_a_question_without_one_answer_is_none(prompt: Prompt, words: list[str]) -> None:
     assert prompt.refused(*words, code=exits.USAGE).count("\n") == 1
+
+
+def test_a_reader_that_leaves_is_no_outage(prompt: Prompt) -> None:
+    prompt.redis.mset({f"key-{number}": "" for number in range(2000)})
+    command = shlex.join([*DELTABUS, "redis", "--scan", "*"])
+    words = ["bash", "-c", f"{command} | head -1; echo ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(words, env=prompt.environ, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[1] in {str(exits.PIPE), str(exits.DONE)}
 
 
 def test_a_server_that_runs_a_script_for_ever_is_freed(prompt: Prompt) -> None:

@@ -174,6 +174,9 @@ def test_each_key_is_asked_of_the_node_that_owns_it(site: Site, tmp_path: Path) 
     assert asked(site, tmp_path, "--each", "PING").count("PONG\n# 127.0.0.1:") == 2
     assert re.search("log +9 ", asked(site, tmp_path, "--memory"))
     assert asked(site, tmp_path, "EXISTS", "{rq}:suspended") == "0\n"
+    done = deltabus("redis", "--each", "SCRIPT", "KILL", folder=tmp_path, environ=site.environ)
+    assert done.returncode == exits.FAILED
+    assert done.stdout.count(b"# 127.0.0.1:") == done.stderr.count(b"No scripts in execution") == 3, "each is asked"
 
 
 def test_streams_go_on_while_a_node_restarts(site: Site) -> None:

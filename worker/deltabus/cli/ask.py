@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +43,7 @@ Examples:
 --scan and --memory walk through all keys of all masters, in small steps: others are not held up. What Redis' ACL
 does not allow our user, this does not, either.
 
-Exit code: 0 it has answered; 1 it has refused; 3 it cannot be reached.
+Exit code: 0 it has answered; 1 it has refused, or one of several has, or is away; 3 it cannot be reached.
 """
 
 
@@ -73,19 +73,38 @@ def redis(session: Session, *, words: tuple[str, ...], each: bool, scan: str | N
             elif memory:
                 _print_memory(screen, servers.masters, settings.rq_key_prefix)
             elif each:
-                for server in servers.masters:
-                    if len(servers.masters) > 1:
-                        where = server.connection_pool.connection_kwargs
-                        screen.answer(f"# {where['host']}:{where['port']}\n")
-                    _print(screen, _ask(server, words))
+                return _ask_each(screen, servers.masters, words)
             else:
                 _print(screen, _ask(servers.of(words), words))
     except ResponseError as exc:
-        screen.error(exits.explain(exc) or f"Redis refuses: {str(exc).strip()}")
+        screen.error(_refusal(exc))
         return exits.FAILED
-    except (RedisError, OSError) as exc:
+    except RedisError as exc:
         raise BusUnavailable(f"cannot reach Redis at {settings.redis_address}: {exc}") from exc
     return exits.DONE
+
+
+def _ask_each(screen: Screen, masters: Sequence[Redis], words: tuple[str, ...]) -> int:
+    """Ask all of them, also where one of several refuses or is away; the exit code."""
+    from redis.exceptions import RedisError, ResponseError
+
+    if len(masters) == 1:
+        _print(screen, _ask(masters[0], words))
+        return exits.DONE
+    code = exits.DONE
+    for server in masters:
+        where = server.connection_pool.connection_kwargs
+        screen.answer(f"# {where['host']}:{where['port']}\n")
+        try:
+            _print(screen, _ask(server, words))
+        except RedisError as exc:
+            screen.error(_refusal(exc) if isinstance(exc, ResponseError) else str(exc))
+            code = exits.FAILED
+    return code
+
+
+def _refusal(error: Exception) -> str:
+    return exits.explain(error) or f"Redis refuses: {str(error).strip()}"
 
 
 class _Reached(ExitStack):
