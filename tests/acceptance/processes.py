@@ -88,7 +88,7 @@ def _start(
     fresh: bool = False,
 ) -> forkserver.Forked | subprocess.Popen[bytes]:
     environ = dict(os.environ if environ is None else environ)
-    if not fresh and (server := fork_server()) and server.suits(command, environ):
+    if not fresh and (server := fork_server(environ.get("RQ_KEY_PREFIX"))) and server.suits(command, environ):
         return server.start(command, folder=folder, environ=environ, stdout=stdout, stderr=stderr)
     return subprocess.Popen(
         command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0
@@ -96,11 +96,11 @@ def _start(
 
 
 @cache
-def fork_server() -> forkserver.ForkServer | None:
-    """The fork server of this test process, where there can be one."""
+def fork_server(prefix: str | None = None) -> forkserver.ForkServer | None:
+    """The fork server of this test process, where there can be one; RQ takes its prefix of keys while it loads."""
     if not forkserver.available():
         return None
-    server = forkserver.ForkServer(environ())
+    server = forkserver.ForkServer(environ() if prefix is None else environ(RQ_KEY_PREFIX=prefix))
     atexit.register(server.stop)
     return server
 
