@@ -5,8 +5,8 @@
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 VENV ?= .venv
-# Test processes, two for a core: most tests wait for a worker or a lease. Each has a Redis of its own.
-JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+# Test processes, three for a core: most tests wait for a worker or a lease. Each has a Redis of its own.
+JOBS ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
 # Bytecode is kept, whatever the environment says: otherwise each process that a test starts compiles the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 # Which show: crash, freeze, restart, rolling or all.
@@ -73,7 +73,9 @@ help:
 demo: $(RUN)
 	@$(VENV)/bin/deltabus demo
 
+# In a fresh clone, every test process at once would compile all of the tests; so one does it before.
 test: $(DEV)
+	@test -d tests/unit/__pycache__ || $(VENV)/bin/python -m pytest --collect-only -qq >/dev/null 2>&1 || true
 	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 # Its own line about how far it is goes to stderr, the result to stdout; it fails where anything is violated.
