@@ -73,11 +73,9 @@ def test_top_keeps_its_picture_while_redis_is_away_and_says_how_old_it_is(fresh_
     with top(fresh_redis.url, tmp_path, "--every", "0.2", size=(80, 24)) as terminal:
         terminal.shows(is_drawn)
         fresh_redis.kill()
-        shown = terminal.shows(
-            lambda shown: re.search(r"\d s? ?old, trying again: cannot reach Redis|s old, trying", shown)
-        )
+        shown = terminal.shows(lambda shown: re.search(r"\ds old, trying again: cannot reach Redis", shown))
         assert "first-queue" in shown
-        terminal.shows(lambda shown: re.search(r"[2-9]\.\ds old", shown))
+        terminal.shows(lambda shown: re.search(r"([2-9]\.\d|\d\d)s old", shown))
         fresh_redis.restart()
         terminal.shows(is_drawn)
         with redis.Redis.from_url(fresh_redis.url) as client:
@@ -108,7 +106,7 @@ def test_a_redis_that_hangs_keeps_nobody(fresh_redis, tmp_path: Path) -> None:
             os.kill(fresh_redis.pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_ends_top_leaves_the_terminal_as_it_was(redis_url: str, tmp_path: Path, number: int) -> None:
     with top(redis_url, tmp_path) as terminal:
         terminal.shows(is_drawn)
@@ -124,7 +122,7 @@ def test_a_terminal_that_takes_nothing_can_be_left(redis_url: str, tmp_path: Pat
     with top(redis_url, tmp_path, "--every", "0.2") as terminal:
         terminal.shows(is_drawn)
         terminal.press("\x13")
-        terminal.falls_silent(1.0)
+        terminal.falls_silent(0.5)
         if isinstance(leaves, bytes):
             terminal.press(leaves.decode())
         else:
