@@ -4,40 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socketserver
-import threading
 from collections.abc import Iterator
 
+import liars
 import pytest
 import redis
 
 from chaos.nodes import Nodes, ask, port
+from deltabus.embedded import EmbeddedRedis
 from deltabus.topology import clients
 
 PREFIX = "{rq}"
-
-
-class Stale(socketserver.StreamRequestHandler):
-    """A node that was taken out of its Cluster: it says that all slots are at one node; its port is the class's."""
-
-    port: int
-
-    def handle(self) -> None:
-        while line := self.rfile.readline():
-            if line.startswith(b"SLOTS"):
-                self.wfile.write(b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n" % self.port)
-            elif line.startswith((b"SETINFO", b"HELLO")):
-                self.wfile.write(b"-ERR unknown\r\n")
-
-
-@contextlib.contextmanager
-def stale(owner: int) -> Iterator[int]:
-    kind = type("Node", (Stale,), {"port": owner})
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), kind) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +32,7 @@ def test_a_node_that_knows_nothing_of_a_change_leads_astray_once(nodes: Nodes, k
     else:  # where RQ's keys are right, and the others are not
         wrong = nodes.owner(nodes.slot(PREFIX))
         assert wrong is not owner
-    with stale(port(wrong)) as node:
+    with liars.node(port(wrong)) as node:
         url = f"redis+cluster://127.0.0.1:{node},127.0.0.1:{port(other)}"
         with clients.blocking(url, home=PREFIX) as client:
             with contextlib.suppress(redis.ConnectionError):  # who asks again is led elsewhere
@@ -70,3 +47,25 @@ def test_a_node_that_knows_nothing_of_a_change_leads_astray_once(nodes: Nodes, k
 
         asyncio.run(main())
     assert ask(owner, "GET", key) == "2"
+
+
+def test_a_sentinel_that_names_a_former_master_leads_astray_once(redis_server: EmbeddedRedis) -> None:
+    master = port(redis_server)
+    with (
+        EmbeddedRedis(args=["--replicaof", "127.0.0.1", str(master)]) as replica,
+        liars.sentinel(port(replica)) as stale,
+        liars.sentinel(master) as current,
+    ):
+        url = f"redis+sentinel://127.0.0.1:{stale},127.0.0.1:{current}/mymaster"
+        with clients.blocking(url) as client:
+            with pytest.raises(redis.ConnectionError, match="is a slave"):
+                client.ping()
+            assert client.ping()
+
+        async def main() -> None:
+            async with clients.asynchronous(url) as client:
+                with pytest.raises(redis.ConnectionError, match="is a slave"):
+                    await client.ping()
+                assert await client.ping()
+
+        asyncio.run(main())

@@ -7,13 +7,12 @@ import contextlib
 import os
 import re
 import socket as socket_module
-import socketserver
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
+import liars
 import pytest
 import redis
 from certificates import Authority
@@ -234,30 +233,6 @@ def test_a_worker_that_is_not_let_in_waits_for_nothing(guarded: tuple[str, str])
         assert "away" not in worker.said
 
 
-class Liar(socketserver.StreamRequestHandler):
-    """A Sentinel that always names the same server; its port is the class's."""
-
-    port: int
-
-    def handle(self) -> None:
-        while line := self.rfile.readline():
-            if line.startswith(b"GET-MASTER"):
-                text = str(self.port).encode()
-                self.wfile.write(b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n" % (len(text), text))
-            elif line.startswith((b"SETINFO", b"HELLO")):
-                self.wfile.write(b"-ERR unknown\r\n")
-
-
-@contextlib.contextmanager
-def sentinel(port: int) -> Iterator[str]:
-    kind = type("Sentinel", (Liar,), {"port": port})
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), kind) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"redis+sentinel://127.0.0.1:{server.server_address[1]}/mymaster"
-        server.shutdown()
-
-
 def test_a_server_that_is_no_master_any_more_is_not_believed_to_be_one() -> None:
     """A Sentinel that has not heard of a failover leads there."""
     with (
@@ -266,7 +241,8 @@ def test_a_server_that_is_no_master_any_more_is_not_believed_to_be_one() -> None
     ):
         port = urlsplit(old.url).port
         assert port is not None
-        with sentinel(port) as url:
+        with liars.sentinel(port) as sentinel:
+            url = f"redis+sentinel://127.0.0.1:{sentinel}/mymaster"
             with impatient(url) as bus, pytest.raises(BusUnavailable, match="is a slave, and no longer the master"):
                 bus.chat(messages="hello")
             with clients.blocking(url) as client, pytest.raises(redis.ConnectionError, match="is a slave"):
