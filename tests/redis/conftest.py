@@ -20,6 +20,7 @@ import redis
 import redis.asyncio
 import structlog
 from click.testing import CliRunner
+from deadletters import deltabus, letters
 from processes import Background
 from rq import Queue, SimpleWorker
 from rq.cli import main as rq_cli
@@ -34,6 +35,8 @@ from deltabus.settings import Settings, load
 from deltabus.worker import AsyncWorker
 from deltabus.worker.intake import Intake
 from deltabus.worker.ledger import EXECUTION_TTL
+
+__all__ = ["deltabus", "letters"]
 
 #: Seconds after which a test that waits has failed.
 DEADLINE = 60.0
