@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from deltabus import openfiles
 from deltabus.cli import redisproduction
 from deltabus.cli.finding import Finding, Verdict
 from deltabus.cli.redisproduction import is_loopback
@@ -25,12 +26,6 @@ HAND_BACK: Final = 5.0
 
 #: Seconds above which an attempt that hangs holds its slot for too long.
 LONG_TIMEOUT: Final = 24 * 3600
-
-#: Open files that a process needs whatever it runs: Redis, logs, modules, the loop.
-FILES_ASIDE: Final = 64
-
-#: Open files of an attempt: its connection to the provider, and one for a file that it fetches.
-FILES_EACH: Final = 2
 
 #: Folders of the system: nothing in them is for tasks.
 _SYSTEM: Final = tuple(map(Path, ("/etc", "/root", "/proc", "/sys", "/dev", "/boot", "/usr")))
@@ -246,7 +241,7 @@ def _root(around: Surroundings) -> Verdict:
 
 
 def _open_files(around: Surroundings) -> Verdict:
-    wanted = around.settings.concurrency * FILES_EACH + FILES_ASIDE
+    wanted = openfiles.wanted(around.settings.concurrency)
     if around.open_files >= wanted:
         return None
     return (

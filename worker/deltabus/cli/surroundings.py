@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deltabus import openfiles
 from deltabus.cli.queues import as_text
 from deltabus.settings import Settings, configfile
 from deltabus.settings.secretsource import is_elsewhere
@@ -48,7 +48,7 @@ class Surroundings:
     modes: Mapping[Path, int] = field(default_factory=dict)
     #: Effective user id of this process.
     user: int = 1000
-    #: Soft limit of open files of this process.
+    #: Hard limit of open files of this process: workers raise the soft one as they need.
     open_files: int = 65536
     #: Seconds from SIGTERM to SIGKILL, as the operator says; None: unknown.
     grace: float | None = None
@@ -73,7 +73,7 @@ def survey(settings: Settings, redis: Redis | None, grace: float | None) -> Surr
         table=table,
         modes={path: stat.S_IMODE(path.stat().st_mode) for path in paths if path.exists()},
         user=os.geteuid(),
-        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        open_files=openfiles.most(),
         grace=grace,
         plain_collector="" if settings.traces == "off" else _plain_collector(),
     )

@@ -33,7 +33,7 @@ from rq.timeouts import TimerDeathPenalty
 from rq.utils import now
 from rq.worker.base import BaseWorker, DequeueStrategy, WorkerStatus
 
-from deltabus import connections, keys, logs, telemetry, tracing
+from deltabus import connections, keys, logs, openfiles, telemetry, tracing
 from deltabus.allowlist import AllowList
 from deltabus.cyclicgarbage import rarely_collected
 from deltabus.errors import ErrorInfo, TaskFailed
@@ -160,6 +160,7 @@ class AsyncWorker(BaseWorker):
         self._dequeue_strategy = dequeue_strategy
         self.default_result_ttl = self.result_ttl
         self._configure_logs(logging_level)
+        openfiles.allow(self.settings.concurrency)
         self._tracing = tracing.observers(self.settings, plugin_of)
         with self._instruments.shown(self.settings, self.connection, self.queue_names()):
             self._begin()
