@@ -14,8 +14,9 @@ from rq.connections import get_connection_kwargs
 
 from deltabus.topology import clients
 from deltabus.topology.cluster import Cluster
-from deltabus.topology.discovery import KEEPALIVE, Sentinels
+from deltabus.topology.discovery import KEEPALIVE
 from deltabus.topology.ownconnection import resettable
+from deltabus.topology.sentinels import Sentinels
 
 #: What a blocking client's pool may hold that means nothing to, or is of another kind in, an asyncio one.
 _NOT_PORTABLE: Final = ("retry", "retry_on_error", "parser_class", "socket_timeout", "decode_responses", "encoding")

@@ -13,8 +13,8 @@ from typing import Any
 
 from deltabus.settings import load
 from deltabus.topology.clients import options
-from deltabus.topology.discovery import Sentinels
 from deltabus.topology.redisurl import RedisURL
+from deltabus.topology.sentinels import Sentinels
 
 _settings = load()
 _url = _settings.redis_url

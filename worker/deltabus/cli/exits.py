@@ -27,7 +27,7 @@ INTERRUPTED: Final = 130
 PIPE: Final = 141
 
 
-#: What to do about it, by the words of Redis 6.2 to 7.4, redis-py and `discovery`; where none is there, nobody answers.
+#: What to do about it, by the words of Redis 6.2 to 7.4, redis-py and `topology`; where none is there, nobody answers.
 _WAYS: Final = (
     (r"takes no writes", "try again; `deltabus check` says more"),
     (

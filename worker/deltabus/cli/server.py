@@ -83,7 +83,7 @@ def wait_for(
 
     from deltabus.outage import Outage
     from deltabus.topology.certificates import misfit
-    from deltabus.topology.discovery import Misled
+    from deltabus.topology.guides import Misled
 
     final = (exceptions.AuthenticationError, exceptions.AuthorizationError, Misled)
     outage = Outage(settings.redis_address)

@@ -29,10 +29,10 @@ from deltabus.topology.discovery import (
     AsyncUnixConnection,
     FindingConnection,
     FindingSSLConnection,
-    Guides,
-    Sentinels,
 )
+from deltabus.topology.guides import Guides
 from deltabus.topology.redisurl import RedisURL
+from deltabus.topology.sentinels import Sentinels
 
 #: RQ's own, unless its environment variable of this name says otherwise.
 RQ_KEY_PREFIX: Final = "rq"

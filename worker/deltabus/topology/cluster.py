@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.crc import key_slot
 
-from deltabus.topology.discovery import Guides
+from deltabus.topology.guides import Guides
 from deltabus.topology.redisurl import Node
 
 
