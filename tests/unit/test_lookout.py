@@ -66,6 +66,14 @@ def test_a_worker_with_empty_queues_is_idle_however_long(post):
     assert post.asked <= 10 / IDLE
 
 
+def test_a_process_that_was_stopped_whole_has_been_stuck_though_its_loop_runs_again_first(post):
+    post.look(1)
+    post.now += LEASE
+    assert post.look(1) is Trouble.LOOP_BLOCKED
+    assert post.look(1) is Trouble.NONE
+    assert post.stalls() == {"loop_blocked": 1.0, "not_taking": 0.0}
+
+
 def test_a_worker_is_stuck_that_takes_nothing_of_what_there_is_and_it_is_said_once(post):
     post.queues = ["chat"]
     with capture_logs() as lines:

@@ -69,6 +69,8 @@ class Lookout:
         self._jobs_since: float | None = None
         self._queues: Sequence[str] = ()
         self._asked = 0.0
+        #: When the last look was.
+        self._looked: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="deltabus lookout", daemon=True)
         self._watched = 0
@@ -101,7 +103,10 @@ class Lookout:
 
     def _judge(self, now: float) -> Trouble:
         reading = self._pulse.read()
-        if reading.beat and now - reading.beat > self._lease:
+        before, self._looked = self._looked, now
+        # Of a process that was stopped whole, the loop may be the first to run again: then its lookout was late itself.
+        late = before is not None and now - before > self._lease
+        if late or (reading.beat and now - reading.beat > self._lease):
             return Trouble.LOOP_BLOCKED
         free = reading.slots - reading.used
         idle = now - reading.busy
