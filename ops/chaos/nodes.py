@@ -192,10 +192,12 @@ class Nodes:
 
     def _until(self, holds: Callable[[], object], otherwise: str) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not holds():
-            if time.monotonic() > deadline:
-                raise TimeoutError(otherwise)
+        while time.monotonic() < deadline:
+            with contextlib.suppress(redis.BusyLoadingError):  # a replica that gets all of its master's data
+                if holds():
+                    return
             time.sleep(LOOK)
+        raise TimeoutError(otherwise)
 
 
 class Move:
