@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import resource
 import socket
 import threading
 import time
@@ -133,6 +135,26 @@ def test_a_port_that_is_taken_is_a_clear_error(port, site):
     ) as caught:
         serve(Roster(), Settings(metrics_port=port), site.redis, ["chat"])
     assert "--metrics-port 0" in str(caught.value)
+
+
+def test_a_process_without_a_file_left_is_asked_for_its_health_all_the_same(port):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket()) for _ in range(3)]
+        next_one = os.dup(clients[0].fileno())
+        os.close(next_one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, hard))
+        try:
+            for client in clients:
+                client.settimeout(DEADLINE)
+                client.connect(("127.0.0.1", port))
+                client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+                answer = b""
+                while data := client.recv(4096):
+                    answer += data
+                assert b" 200 " in answer
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_idle_connections_do_not_keep_a_probe_out(port):

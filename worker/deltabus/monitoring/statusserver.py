@@ -8,7 +8,9 @@ being answered never is. There is no authentication: by default only this machin
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import socket
 import sys
 import threading
@@ -159,10 +161,28 @@ class _Server(ThreadingHTTPServer):
         # Of a name that has both, IPv4: what everybody tries.
         self.address_family, *_, (host, *_) = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         super().__init__((str(host), where[1]), _Handler)
+        #: An open file that is given up for a connection where the process has no other left.
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
 
     def server_bind(self) -> None:
         # The HTTP server's own asks the DNS for a name that nobody needs, and may wait for it.
         TCPServer.server_bind(self)
+
+    def get_request(self) -> Any:
+        """Accept a connection, also in a process that has no file left: that is when its health is asked for."""
+        try:
+            return super().get_request()
+        except OSError as exc:
+            if exc.errno not in {errno.EMFILE, errno.ENFILE}:
+                raise
+            with self._changed:
+                spare, self._spare = self._spare, None
+                if spare is None:
+                    # Whoever waits to be accepted would be met again at once, and for ever.
+                    self._changed.wait(HURRY)
+                    raise
+        os.close(spare)
+        return super().get_request()
 
     def close(self) -> None:
         """Answer nobody any more."""
@@ -171,6 +191,8 @@ class _Server(ThreadingHTTPServer):
             self._changed.notify_all()
         self.shutdown()
         self.server_close()
+        if self._spare is not None:
+            os.close(self._spare)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._changed:
@@ -196,8 +218,12 @@ class _Server(ThreadingHTTPServer):
     def shutdown_request(self, request: Any) -> None:
         with self._changed:
             self._open.pop(request, None)
-            self._changed.notify_all()
         super().shutdown_request(request)
+        with self._changed:
+            if self._spare is None and not self._closing:
+                with contextlib.suppress(OSError):
+                    self._spare = os.open(os.devnull, os.O_RDONLY)
+            self._changed.notify_all()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what is our fault: the base class prints, and whatever a client does."""
