@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -117,6 +118,37 @@ def test_whoever_is_cancelled_amid_answers_leaves_none_of_them_to_others(site: S
             assert not client.connection_pool._in_use_connections
 
     asyncio.run(main())
+
+
+def test_whoever_is_interrupted_amid_answers_leaves_none_of_them_to_others(site: Site) -> None:
+    """As by RQ's time limits, which are signals."""
+
+    class Interruption(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interruption
+
+    names = [f"key {number}" for number in range(20)]
+    home = site.nodes.owner(site.nodes.slot(PREFIX))
+    slow = next(server for server in site.nodes.servers if server is not home)
+    away = [name for name in names if site.nodes.owner(site.nodes.slot(name)) is slow]
+    former = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with clients.blocking(site.nodes.url, home=PREFIX, max_connections=1) as client:
+            for name in (PREFIX, *names):
+                assert client.set(name, name)
+            ask(slow, "CLIENT", "PAUSE", 1000)  # milliseconds
+            pipe = client.pipeline(transaction=False)
+            for name in away:
+                pipe.get(name)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(Interruption):
+                pipe.execute()
+            for name in (PREFIX, *names):
+                assert client.get(name) == name.encode()
+    finally:
+        signal.signal(signal.SIGALRM, former)
 
 
 def test_tasks_are_cancelled_wherever_they_are(site: Site) -> None:
