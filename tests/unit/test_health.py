@@ -102,5 +102,7 @@ def test_all_processes_must_be_there_to_be_ready(process):
     roster = Roster(2)
     Process(roster, 1)
     assert judged(roster) == [[], [], ["missing"]]
-    roster.crashing = 1
+    roster.crashing = [3]
     assert judged(roster) == [[], ["crash_loop"], ["missing", "crash_loop"]]
+    (problem,) = healths.judge(roster, lease=LEASE, redis=None).well
+    assert problem.detail.startswith("1 of 2 processes die again and again, with exit code 3: ")

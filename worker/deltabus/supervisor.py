@@ -183,7 +183,7 @@ class Supervisor:
             self._decide(slot, pid)
             if self._roster is not None:
                 self._roster.leave(pid)
-                self._roster.crashing = sum(slot.crashes >= CRASH_LOOP for slot in self._slots)
+                self._roster.crashing = [slot.code for slot in self._slots if slot.crashes >= CRASH_LOOP]
 
     def _decide(self, slot: _Slot, pid: int) -> None:
         """What follows the death of a process."""

@@ -75,7 +75,11 @@ def judge(roster: Roster, *, lease: float, redis: str | None) -> Health:
     if redis is not None:
         health.well.append(Problem("redis", redis))
     if roster.crashing:
-        detail = f"{roster.crashing} of {roster.wanted} processes die again and again: see the log"
+        codes = ", ".join(map(str, sorted(set(roster.crashing))))
+        detail = (
+            f"{len(roster.crashing)} of {roster.wanted} processes die again and again, with exit code {codes}: the log "
+            "says why, before each `process died`"
+        )
         health.well.append(Problem("crash_loop", detail))
     if len(entries) < roster.wanted:
         health.ready.append(Problem("missing", f"{len(entries)} of {roster.wanted} processes are there"))

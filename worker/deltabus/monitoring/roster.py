@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,8 +33,8 @@ class Roster:
 
     def __init__(self, wanted: int = 1) -> None:
         self.wanted = wanted
-        #: Processes that die again and again.
-        self.crashing = 0
+        #: Exit codes of processes that die again and again, one for each.
+        self.crashing: Sequence[int] = ()
         self._lock = threading.Lock()
         self._living: dict[int, Entry] = {}
         self._dead: dict[Key, list[float]] = {}
