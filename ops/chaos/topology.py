@@ -180,6 +180,8 @@ class Clustered:
 
     def _crash(self) -> None:
         server = self._dice.choice(self._nodes.members)
+        if server in self._nodes.masters:
+            self._nodes.level(server)  # should it be away for so long that its replica takes over
         if self._dice.random() < 0.5:  # either
             server.kill()
             server.start()
