@@ -75,7 +75,7 @@ class Night:
             "DELTABUS_LOG_FORMAT": "json",
         }
         (folder / "admin-password").write_text(PASSWORD, encoding="utf-8")
-        reader.environ |= {**self.environ, "RQ": "rq", "ADMIN": self.environ["DELTABUS_REDIS_URL"]}
+        reader.environ |= {**self.environ, "ADMIN": self.environ["DELTABUS_REDIS_URL"]}
         self.redis = Redis.from_url(server.url)
         self.bus = Bus(server.url)
         self.worker = self.start()

@@ -54,7 +54,7 @@ def test_the_commands_hold_on_a_cluster(tmp_path: Path) -> None:
     """As they stand. (Behind Sentinels is one server, once it is found, which tests/faults sees to.)"""
     with Nodes() as servers, Reader(tmp_path) as reader, warm.programs(RQ_KEY_PREFIX="{rq}") as programs:
         variables = {"DELTABUS_REDIS_URL": servers.url, "RQ_KEY_PREFIX": "{rq}", "DELTABUS_DRAIN_TIMEOUT": "0"}
-        reader.environ |= {**variables, "PATH": f"{programs}{os.pathsep}{reader.environ['PATH']}", "RQ": "{rq}"}
+        reader.environ |= {**variables, "PATH": f"{programs}{os.pathsep}{reader.environ['PATH']}"}
         settings = load(environ=variables)
         with (
             Background([*DELTABUS, "worker", "chat", "file"], folder=tmp_path, environ=environ(**variables)) as worker,
