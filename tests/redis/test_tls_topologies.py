@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -119,8 +120,14 @@ def sentinel(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> 
         lines += [f"sentinel auth-user {SERVICE} {USER}", f'sentinel auth-pass {SERVICE} "{PASSWORD}"']
         watcher.start(port, [], [], [*lines, "user default off", "user asker on >secret +@all"])
         shut(server)
+        until(lambda: _listens(watcher.port))
         url = f"rediss+sentinel://{LOGIN}localhost:{watcher.port}/{SERVICE}/0"
         yield f"{url}?sentinel_username=asker&sentinel_password=secret"
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def with_options(url: str, options: str) -> str:
