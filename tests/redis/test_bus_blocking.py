@@ -108,6 +108,7 @@ def test_an_iteration_that_is_left_early_listens_no_longer(redis_url):
 
 
 def test_many_threads_share_one_bus(redis_url, worker):
+    before = threading.active_count()  # tests that ran before may have left some
     with Bus(redis_url) as bus, ThreadPoolExecutor(16) as pool:
         tasks = list(pool.map(lambda n: bus.chat(messages=str(n)), range(32)))
         results = [pool.submit(task.result) for task in tasks[:16]]
@@ -117,7 +118,7 @@ def test_many_threads_share_one_bus(redis_url, worker):
             assert result.result()["choices"][0]["message"]["content"] == task.id
         with redis.Redis.from_url(redis_url) as client:
             assert client.llen("rq:queue:chat") == 32
-    assert threading.active_count() < 8
+    assert threading.active_count() <= before + 1  # the loop's
 
 
 FORK = """
