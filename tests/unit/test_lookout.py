@@ -45,7 +45,7 @@ class Post:
         found = Trouble.NONE
         for _ in range(int(seconds)):
             self.now += 1
-            self.pulse._set("beat", self.now)
+            self.pulse._runs(self.now, LEASE)
             if not hangs:
                 self.pulse._set("looked", self.now)
             found = self.lookout._judge(self.now)
@@ -68,7 +68,9 @@ def test_a_worker_with_empty_queues_is_idle_however_long(post):
 
 def test_a_process_that_was_stopped_whole_has_been_stuck_though_its_loop_runs_again_first(post):
     post.look(1)
-    post.now += LEASE
+    post.now += LEASE - 0.5
+    # It had looked half a second after the loop's last beat: to itself it is not late.
+    post.lookout._judge(post.now - LEASE + 1)
     assert post.look(1) is Trouble.LOOP_BLOCKED
     assert post.look(1) is Trouble.NONE
     assert post.stalls() == {"loop_blocked": 1.0, "not_taking": 0.0}

@@ -70,7 +70,7 @@ class Lookout:
         self._queues: Sequence[str] = ()
         self._asked = 0.0
         #: When the last look was.
-        self._looked: float | None = None
+        self._looked = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="deltabus lookout", daemon=True)
         self._watched = 0
@@ -104,9 +104,8 @@ class Lookout:
     def _judge(self, now: float) -> Trouble:
         reading = self._pulse.read()
         before, self._looked = self._looked, now
-        # Of a process that was stopped whole, the loop may be the first to run again: then its lookout was late itself.
-        late = before is not None and now - before > self._lease
-        if late or (reading.beat and now - reading.beat > self._lease):
+        # Of a process that was stopped whole, the loop may be the first to run again: then that is what tells.
+        if reading.resumed > before or (reading.beat and now - reading.beat > self._lease):
             return Trouble.LOOP_BLOCKED
         free = reading.slots - reading.used
         idle = now - reading.busy

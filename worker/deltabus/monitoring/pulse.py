@@ -56,6 +56,8 @@ class Reading:
     #: Resident bytes.
     memory: int = 0
     trouble: Trouble = Trouble.NONE
+    #: When its loop last ran again that had stood still for a lease.
+    resumed: float = 0.0
 
 
 _FIELDS: Final = {name: index for index, name in enumerate(Reading.__slots__)}
@@ -76,11 +78,17 @@ class Pulse(Observer):
     def beat(self, lease: float) -> None:
         """Beat, and go on beating as long as the loop runs, several times in a lease of so many seconds."""
         now, pause = time.monotonic(), min(INTERVAL, lease / BEATS)
-        self._set("beat", now)
+        self._runs(now, lease)
         if self._due:
             self._late(max(0.0, now - self._due))
         self._due = now + pause
         self._timer = asyncio.get_running_loop().call_later(pause, self.beat, lease)
+
+    def _runs(self, now: float, lease: float) -> None:
+        former = self._numbers[_FIELDS["beat"]]
+        if former and now - former > lease:
+            self._set("resumed", now)
+        self._set("beat", now)
 
     def stop(self) -> None:
         """Beat no more: the work is over."""
@@ -150,7 +158,7 @@ def read(board: Board) -> tuple[Reading, dict[str, bool]]:
 
 
 def _reading(numbers: list[float]) -> Reading:
-    beat, started, draining, suspended, away, busy, looked, slots, used, memory, trouble = numbers
+    beat, started, draining, suspended, away, busy, looked, slots, used, memory, trouble, resumed = numbers
     return Reading(
         beat=beat,
         started=started,
@@ -163,4 +171,5 @@ def _reading(numbers: list[float]) -> Reading:
         used=int(used),
         memory=int(memory),
         trouble=Trouble(int(trouble)),
+        resumed=resumed,
     )
