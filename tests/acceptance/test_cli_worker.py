@@ -181,11 +181,12 @@ def test_as_first_process_of_a_container_it_stops_as_told(redis_url: str, option
 
 
 def test_as_first_process_of_a_container_it_can_be_stopped_before_it_works(tmp_path: Path) -> None:
-    # It waits for its configuration, which nobody writes.
-    os.mkfifo(tmp_path / "deltabus.toml")
-    words = [*_as_pid_1(), *DELTABUS, "--config", str(tmp_path / "deltabus.toml"), "worker"]
-    with Background(words, environ=environ("redis://localhost:1")) as worker:
-        descriptor = os.open(tmp_path / "deltabus.toml", os.O_WRONLY)  # until it reads
+    # It waits for its password, which nobody writes.
+    password = tmp_path / "password"
+    os.mkfifo(password)
+    variables = environ("redis://localhost:1", DELTABUS_REDIS_PASSWORD_FILE=str(password))
+    with Background([*_as_pid_1(), *DELTABUS, "worker"], folder=tmp_path, environ=variables) as worker:
+        descriptor = os.open(password, os.O_WRONLY)  # until it reads
         os.kill(_first_child(worker.process.pid), signal.SIGTERM)
         assert worker.end() == 128 + signal.SIGTERM
         os.close(descriptor)
