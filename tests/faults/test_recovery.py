@@ -19,7 +19,7 @@ from deltabus.settings import Settings
 
 def test_what_a_killed_worker_was_running_is_run_again(scene: Scene) -> None:
     with scene.worker() as victim:
-        tasks = scene.chat(20, words=30, interval=0.05)
+        tasks = scene.chat(20, words=30, interval=0.1)
         for task in tasks:
             scene.streams(task)
         victim.process.kill()

@@ -100,7 +100,7 @@ CPU: Final = Metric("deltabus_cpu_seconds_total", "counter", "CPU time of the wo
 LAG: Final = Metric(
     "deltabus_loop_lag_seconds",
     "histogram",
-    "How late a timer of the event loop was, asked every two seconds or more often: late, where the CPU is full.",
+    "How late a timer of the event loop was, asked every 2.5 seconds or more often: late, where the CPU is full.",
     (),
     SHORT,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from redis import Redis
@@ -72,9 +72,15 @@ class Instruments:
             yield
 
     @contextlib.contextmanager
-    def looked_after(self, settings: Settings, connection: Redis, queues: Sequence[str]) -> Iterator[None]:
-        """Beat, and have somebody look whether the process is stuck, while the block runs. Entered on the loop."""
-        self._pulse.beat(settings.lease)
+    def looked_after(
+        self, settings: Settings, connection: Redis, queues: Sequence[str], told: Callable[[float], None]
+    ) -> Iterator[None]:
+        """Beat, and have somebody look whether the process is stuck, while the block runs. Entered on the loop.
+
+        Args:
+            told: see `Pulse.beat`.
+        """
+        self._pulse.beat(settings.lease, told)
         lookout = Lookout(
             self._pulse,
             self._board,

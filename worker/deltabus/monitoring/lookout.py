@@ -28,7 +28,7 @@ from deltabus.monitoring.catalogue import CPU, STALLS
 from deltabus.monitoring.pulse import Pulse, Trouble
 
 #: Longest time, in seconds, between two looks at the loop.
-INTERVAL: Final = 2.0
+INTERVAL: Final = 2.5
 
 #: How often the lookout asks Redis for jobs within `stall_after`, once it has reason to.
 LOOKS: Final = 6

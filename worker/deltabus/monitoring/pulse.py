@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -17,8 +18,8 @@ from deltabus.telemetry import Observer
 
 #: Longest time, in seconds, between two beats of a loop, and the part of a lease that it is at most. Each wakes a
 #: worker that is idle, and whoever looks waits for a whole lease.
-INTERVAL: Final = 2.0
-BEATS: Final = 5
+INTERVAL: Final = 2.5
+BEATS: Final = 4
 
 #: The series on the board.
 _PULSE: Final = ("pulse",)
@@ -75,14 +76,19 @@ class Pulse(Observer):
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def beat(self, lease: float) -> None:
-        """Beat, and go on beating as long as the loop runs, several times in a lease of so many seconds."""
+    def beat(self, lease: float, told: Callable[[float], None]) -> None:
+        """Beat, and go on beating as long as the loop runs, several times in a lease of so many seconds.
+
+        Args:
+            told: is called at each beat, with the seconds until the next one: of timers, a loop that idles has few.
+        """
         now, pause = time.monotonic(), min(INTERVAL, lease / BEATS)
         self._runs(now, lease)
+        told(pause)
         if self._due:
             self._late(max(0.0, now - self._due))
         self._due = now + pause
-        self._timer = asyncio.get_running_loop().call_later(pause, self.beat, lease)
+        self._timer = asyncio.get_running_loop().call_later(pause, self.beat, lease, told)
 
     def _runs(self, now: float, lease: float) -> None:
         former = self._numbers[_FIELDS["beat"]]

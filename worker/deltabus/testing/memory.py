@@ -216,7 +216,9 @@ class _Unwatched(Instruments):
     """Those of a worker whose loop may stand still: in a debugger, or because it is dead."""
 
     @contextlib.contextmanager
-    def looked_after(self, settings: Settings, connection: redis.Redis, queues: Sequence[str]) -> Iterator[None]:
+    def looked_after(
+        self, settings: Settings, connection: redis.Redis, queues: Sequence[str], told: Callable[[float], None]
+    ) -> Iterator[None]:
         yield
 
 

@@ -250,7 +250,7 @@ class AsyncWorker(BaseWorker):
         try:
             with (
                 self.manager.on_duty(f"works on {', '.join(queues)}"),
-                self._instruments.looked_after(self.settings, self.connection, queues),
+                self._instruments.looked_after(self.settings, self.connection, queues, self._outage.runs),
             ):
                 return await shift.run()
         finally:

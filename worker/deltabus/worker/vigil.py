@@ -37,7 +37,7 @@ log = structlog.get_logger("deltabus.worker")
 RQ_LEASE_INTERVAL: Final = 30.0
 
 #: Longest time, in seconds, between two looks for work that belongs to nobody, where none is known to come earlier.
-PATROL_INTERVAL: Final = 2.0
+PATROL_INTERVAL: Final = 2.5
 
 #: Seconds before maintenance that met an outage is tried again.
 MAINTAIN_AGAIN: Final = 5.0
@@ -97,7 +97,6 @@ class Vigil:
     @contextlib.asynccontextmanager
     async def kept(self, stopped: asyncio.Event) -> AsyncIterator[None]:
         """Keep vigil while the block runs. It is entered with a lease, or when the worker is told to stop."""
-        self._tick()
         await self._get_a_lease(stopped)
         every = (self._patrol, self._beat, self._listen, self._maintain, self._reconcile)
         duties = [asyncio.create_task(_lastingly(duty)) for duty in every]
@@ -105,19 +104,12 @@ class Vigil:
             await self._listening.wait()
             yield
         finally:
-            self._ticking.cancel()
             # Python 3.11's wait_for, in which redis-py sends, may swallow a cancellation (python/cpython#86296).
             pending = set(duties)
             while pending:
                 for duty in pending:
                     duty.cancel()
                 _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN)
-
-    def _tick(self) -> None:
-        """Let the outage know that the loop runs: else what is late would pass for one."""
-        pause = min(PATROL_INTERVAL, self._worker.settings.lease / 5)
-        self._outage.runs(pause)
-        self._ticking = asyncio.get_running_loop().call_later(pause, self._tick)
 
     async def show(self, status: WorkerStatus) -> None:
         """Let RQ's tools see the worker's state, where it has changed."""
@@ -134,7 +126,7 @@ class Vigil:
 
     async def _patrol(self) -> None:
         while True:
-            await asyncio.sleep(min(PATROL_INTERVAL, self._worker.settings.lease / 5, self._patrol_due))
+            await asyncio.sleep(min(PATROL_INTERVAL, self._worker.settings.lease / 4, self._patrol_due))
             await self._patrol_once()
 
     async def _patrol_once(self, *, born: bool = False) -> bool:
