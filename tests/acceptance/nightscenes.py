@@ -270,6 +270,7 @@ def poison(night: Night) -> Iterator[None]:
     )
     fields = {"data": data, "origin": "chat", "status": "queued", "deltabus_lost": "5"}
     night.redis.hset(f"rq:job:{task}", mapping=fields)
+    night.redis.sadd("rq:queues", "rq:queue:chat")  # as every producer does
     night.redis.rpush("rq:queue:chat", task)
     night.fails(night.bus.task(task))
     night.show(TASK=task)

@@ -96,7 +96,7 @@ met = 0
 while met < 200:
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.0002)
-        while True:
+        for _ in range(10_000):  # where it was raised in what swallows it, as a tracer's callback, none comes
             pack_command(b"EVALSHA", "sha", *range(1000, 1100))
     except TimeoutError:
         met += 1
