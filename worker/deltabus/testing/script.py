@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-#: Seconds after which what should happen counts as not happening.
-PATIENCE = 10.0
+#: Seconds after which what should happen counts as not happening, on however busy a machine.
+PATIENCE = 60.0
 
 
 class Signal:

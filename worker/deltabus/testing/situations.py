@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, cast
 import pytest
 
 from deltabus.provider import ChatRequest, Chunk, Completion, Provider, TaskError
+from deltabus.testing.patience import PatientLoop
 
 #: Hooks of the contract that a subclass may be exempt from.
 _SITUATIONS: Final = ("pausing", "silent", "breaking_off", "failing", "garbage", "keeping", "stalling")
@@ -73,7 +74,8 @@ class Situations:
     #: Standard tests, situations, or `closed`, that do not apply, each with the reason.
     exempt: ClassVar[Mapping[str, str]] = {}
 
-    #: Seconds after which what should be immediate counts as hanging.
+    #: Seconds of silence after which what should be immediate counts as hanging. Time in which anything happens, and
+    #: time in which a busy machine gives the test no turn, do not count.
     patience: ClassVar[float] = 10.0
 
     def settings(self) -> dict[str, Any]:
@@ -186,8 +188,7 @@ class Situations:
             for body in bodies:
                 task = asyncio.create_task(scenario(case, body))
                 try:
-                    await asyncio.wait({task}, timeout=self.patience)
-                    if not task.done():
+                    if not await _loop().wait({task}, self.patience):
                         task.cancel()
                         pytest.fail(f"nothing happened for {self.patience:g} s (`patience`)")
                     task.result()
@@ -208,18 +209,18 @@ class Situations:
             waiting.cancel()
             pytest.fail(f"it ended before it was cancelled: {task.exception()!r}")
         task.cancel()
-        await asyncio.wait({task}, timeout=self.patience / 2)
-        assert task.done(), "it goes on after it was cancelled"
+        assert await _loop().wait({task}, self.patience / 2), "it goes on after it was cancelled"
         assert task.cancelled(), "it swallows its cancellation: asyncio.CancelledError must get out"
 
     async def _wait_closed(self, case: Case) -> None:
         if _CLOSED in self.exempt:
             return
         assert case.closed is not None, "the case needs `closed`; where there is no connection, exempt it"
-        try:
-            await asyncio.wait_for(case.closed(), self.patience / 2)
-        except TimeoutError:
+        closed = asyncio.ensure_future(case.closed())
+        if not await _loop().wait({closed}, self.patience / 2):
+            closed.cancel()
             pytest.fail(f"the connection was still open {self.patience / 2:g} s later")
+        closed.result()
 
     async def _error(self, case: Case, *, stream: bool) -> TaskError:
         error = await self._read(case, stream=stream)
@@ -246,21 +247,26 @@ class Situations:
         assert not self.secret or self.secret not in text, f"{what} shows the credential"
 
 
+def _loop() -> PatientLoop:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, PatientLoop)
+    return loop
+
+
 def _run(main: Coroutine[Any, Any, None], patience: float) -> None:
     """`asyncio.run` that neither hangs in code that swallows its cancellation, nor waits for ever."""
-    loop = asyncio.new_event_loop()
+    loop = PatientLoop()
     try:
         task = loop.create_task(main)
-        loop.run_until_complete(asyncio.wait({task}, timeout=patience))
-        if not task.done():
+        if not loop.run_until_complete(loop.wait({task}, patience)):
             task.cancel()
-            loop.run_until_complete(asyncio.wait({task}, timeout=patience / 10))
+            loop.run_until_complete(loop.wait({task}, patience / 10))
             pytest.fail(f"nothing happened for {patience:g} s (`patience`)")
         task.result()
     finally:
         for left in (left_tasks := asyncio.all_tasks(loop)):
             left.cancel()
-        if left_tasks:
-            loop.run_until_complete(asyncio.wait(left_tasks, timeout=patience / 10))
-        loop.run_until_complete(asyncio.wait({loop.create_task(loop.shutdown_asyncgens())}, timeout=patience / 10))
+        for left in left_tasks:
+            loop.run_until_complete(loop.wait({left}, patience / 10))
+        loop.run_until_complete(loop.wait({loop.create_task(loop.shutdown_asyncgens())}, patience / 10))
         loop.close()
