@@ -14,6 +14,7 @@ from deltabus.http.shapes import completion
 from deltabus.provider import Chunk, Completion, TaskError
 from deltabus.testing import decode_every_way
 from deltabus.testing.chunks import completion_violations, stream_violations
+from deltabus_openai import takeback
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,19 @@ class Outcome:
     def code(self) -> str:
         """The error's code; `ok` where there is none."""
         return self.error.code if self.error else "ok"
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the providers do in passing, and give up where it takes seconds, may take a minute of a busy machine."""
+    for limit in (
+        "deltabus.http.client.DRAIN",
+        "deltabus.http.client.LAST_WORDS",
+        "deltabus.http.client.CHECK",
+        "deltabus.http.transport.KEEPALIVE",
+    ):
+        monkeypatch.setattr(limit, 60.0)
+    monkeypatch.setattr(takeback, "PATIENCE", 60.0)
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ class TestGemini(ProviderContract):
     answers = (b"".join(EVENTS), (RECORDED / "tools.sse").read_bytes(), json.dumps(WHOLE).encode())
 
     def settings(self) -> dict[str, Any]:
-        return {"base_url": "http://127.0.0.1:1", "api_key": SECRET, "timeouts": {"connect": 5}}
+        return {"base_url": "http://127.0.0.1:1", "api_key": SECRET, "timeouts": {"connect": 60}}
 
     @asynccontextmanager
     async def serving(self, default: Reply | Callable[[Request], Reply]) -> AsyncIterator[Case]:

@@ -61,5 +61,5 @@ async def failure(made: OpenAIProvider, asked: ChatRequest | None = None) -> Tas
 
 
 async def soon(signal: Signal) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await signal.happened()

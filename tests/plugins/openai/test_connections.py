@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import pytest
 from chatting import COMPLETION, HELLO, Run, answer, failure, opened, provider, request, soon, text
+from flight import LONG, fly, pass_by
 
 from deltabus.provider import DeadlineExceeded
 from deltabus.testing.server import Action, Reply, Request, ScriptedServer, Signal
@@ -147,11 +148,12 @@ def test_a_silent_provider_is_a_timeout_that_names_its_phase(
 ) -> None:
     async def main() -> None:
         server.script(reply)
-        async with provider(server, timeouts={phase: 0.05}) as made:
-            error = await failure(made)
+        async with provider(server, timeouts={"first_byte": 0, phase: LONG}) as made:
+            asking = asyncio.create_task(failure(made))
+            await soon(server.received(1))
+            error = await fly(asking)
             assert error.code == "provider_timeout"
-            assert f"timeouts.{phase} = 0.05 s" in error.message
-            await soon(server.received(1))  # A busy server may not have read the request yet, which is sent.
+            assert f"timeouts.{phase} = {LONG} s" in error.message
             await soon(server.requests[0].closed)
 
     run(main())
@@ -179,12 +181,13 @@ def test_a_slow_reader_is_not_taken_for_a_silent_provider(run: Run, server: Scri
     async def main() -> None:
         go = Signal()
         server.script(Reply.sse(text("Hel"), go, text("lo", "stop")))
-        async with provider(server, timeouts={"between_bytes": 0.25}) as made, aclosing(opened(made)) as stream:
+        async with provider(server, timeouts={"between_bytes": LONG}) as made, aclosing(opened(made)) as stream:
             await anext(stream)
-            go.set()
+            pass_by(2 * LONG)
             rung = asyncio.Event()
-            asyncio.get_running_loop().call_later(0.5, rung.set)
-            await rung.wait()
+            asyncio.get_running_loop().call_later(0, rung.set)
+            await rung.wait()  # Whatever was due has rung by now.
+            go.set()
             assert [item.data async for item in stream] == [text("lo", "stop")]
 
     run(main())

@@ -71,7 +71,7 @@ class TestOpenAI(ProviderContract):
     answers = (STREAM, json.dumps(WHOLE).encode())
 
     def settings(self) -> dict[str, Any]:
-        return {"base_url": "http://127.0.0.1:1", "api_key": SECRET, "timeouts": {"connect": 5}}
+        return {"base_url": "http://127.0.0.1:1", "api_key": SECRET, "timeouts": {"connect": 60}}
 
     @asynccontextmanager
     async def serving(self, default: Reply | Callable[[Request], Reply]) -> AsyncIterator[Case]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from filing import KEY, MIB, Run, fetch, of, provider, refused, upload
+from flight import LONG, fly, pass_by
 
 from deltabus.provider import (
     DeadlineExceeded,
@@ -33,7 +34,7 @@ def test_cancelling_an_upload_resets_its_connection_at_once_even_if_the_server_d
                     task.cancel()
                     with pytest.raises(asyncio.CancelledError):
                         await task
-                    async with asyncio.timeout(5):
+                    async with asyncio.timeout(60):
                         await server.requests[0].lost.happened()
                 assert sample.open == 0
                 assert server.left == []
@@ -43,24 +44,29 @@ def test_cancelling_an_upload_resets_its_connection_at_once_even_if_the_server_d
 
 def test_an_upload_that_is_not_taken_is_a_timeout_and_one_that_moves_is_none(run: Run) -> None:
     async def main() -> None:
-        limits = {"first_byte": 0.3, "between_bytes": 0.3}
         with ApiServer() as server:
-            async with provider(server, timeouts=limits) as made:
-                server.fault(Fault.stall(after=100_000), on="POST /files")
-                error = await refused(made.upload(upload(Sample(50 * MIB))), ProviderTimeout)
-                assert "between_bytes" in error.message
-                server.fault(Fault.silent(), on="POST /files")
-                error = await refused(made.upload(upload(Sample(10))), ProviderTimeout)
-                assert "first_byte" in error.message
+            for fault, size, limit, other in (
+                (Fault.stall(after=100_000), 50 * MIB, "between_bytes", "first_byte"),
+                (Fault.silent(), 10, "first_byte", "between_bytes"),
+            ):
+                server.fault(fault, on="POST /files")
+                async with provider(server, timeouts={limit: LONG, other: 0}) as made:
+                    begun = server.received(len(server.requests) + 1)
+                    task = asyncio.create_task(refused(made.upload(upload(Sample(size))), ProviderTimeout))
+                    await begun.happened()
+                    error = await fly(task)
+                    assert limit in error.message
 
-                class Slow(Sample):
-                    """A source that takes longer than the endpoint may: that is not the endpoint's fault."""
+            class Slow(Sample):
+                """A source that takes longer than the endpoint may: that is not the endpoint's fault."""
 
-                    async def read(self, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
-                        for place in range(5):
-                            await asyncio.sleep(0.1)
-                            yield b"x" if place else b"y"
+                async def read(self, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
+                    for place in range(5):
+                        pass_by(2 * LONG)
+                        await asyncio.sleep(0)
+                        yield b"x" if place else b"y"
 
+            async with provider(server, timeouts={"first_byte": LONG, "between_bytes": LONG}) as made:
                 file = await made.upload(upload(Slow(5)))
                 assert file["bytes"] == 5
             assert server.left == [file["id"]]
@@ -78,8 +84,11 @@ def test_a_deadline_holds_for_an_upload_that_moves(run: Run) -> None:
 
         with ApiServer() as server:
             async with provider(server) as made:
-                asked = upload(Endless(100 * MIB), deadline=time.time() + 0.3)
-                await refused(made.upload(asked), DeadlineExceeded)
+                asked = upload(Endless(100 * MIB), deadline=time.time() + LONG)
+                task = asyncio.create_task(refused(made.upload(asked), DeadlineExceeded))
+                await server.received(1).happened()
+                pass_by(LONG)
+                await task
                 await server.requests[0].lost.happened()
             assert server.left == []
 
@@ -90,11 +99,11 @@ def test_a_download_that_breaks_off_or_stalls_is_an_error(run: Run) -> None:
     async def main() -> None:
         with ApiServer() as server:
             file = server.put(b"x" * MIB)
-            async with provider(server, timeouts={"between_bytes": 0.2}) as made:
+            async with provider(server, timeouts={"connect": 0, "first_byte": 0, "between_bytes": LONG}) as made:
                 server.fault(Fault.cut_answer(100_000), on="GET /files/*")
                 assert (await refused(fetch(made, file.id), StreamTruncated)).provider == "kit"
                 server.fault(Fault.stall_answer(100_000), on="GET /files/*")
-                await refused(fetch(made, file.id), ProviderTimeout)
+                await fly(asyncio.create_task(refused(fetch(made, file.id), ProviderTimeout)))
 
     run(main())
 
@@ -108,7 +117,7 @@ def test_closing_a_download_closes_its_connection_also_before_it_is_read(run: Ru
                 download = await made.content(of(file.id))
                 await anext(aiter(download))
                 await download.aclose()
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(60):
                     for request in server.requests:
                         await request.lost.happened()
 
@@ -153,7 +162,7 @@ def test_over_tls_too_bytes_are_exact_and_a_cancelled_upload_is_reset(run: Run) 
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(60):
                     await server.requests[1].closed.happened()
             assert sample.open == 0
 

@@ -187,7 +187,7 @@ def test_a_check_names_the_models(run: Run, server: ScriptedServer) -> None:
 def test_a_check_says_what_is_wrong(
     run: Run, server: ScriptedServer, reply: Reply, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deltabus.http.client.CHECK", 10 if "time" not in told else 0.05)
+    monkeypatch.setattr("deltabus.http.client.CHECK", 60 if "time" not in told else 0.05)
     server.script(reply)
     health = check(run, server)
     assert not health.ok

@@ -248,7 +248,7 @@ def test_a_cancelled_request_closes_its_tls_connection_at_once(run: Run, tls: ss
     async def main() -> None:
         with ScriptedServer(Reply(body=[b": keep-alive\n\n", Action.HANG]), tls=tls) as server:
             task = asyncio.create_task(ask(server.url, ca_bundle=str(CERTIFICATE)))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await server.received(1).happened()
                 task.cancel()
                 await server.requests[0].closed.happened()
@@ -310,7 +310,7 @@ def test_a_request_over_tls_goes_through_a_tunnel(run: Run, tls: ssl.SSLContext)
                 port = proxy.sockets[0].getsockname()[1]
                 address = f"http://user:p%40ss@127.0.0.1:{port}"
                 text = await ask("https://localhost:8443", proxy=address, ca_bundle=str(CERTIFICATE))
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await closed.wait()
                 return text
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from flight import LONG, pass_by
 
 from deltabus.provider import (
     NotFound,
@@ -172,7 +173,7 @@ def test_cancelling_an_upload_cuts_its_parts_and_cancels_it_there(run: Run) -> N
             with pytest.raises(asyncio.CancelledError):
                 await task
             for request in [request for request in server.requests if request.path.endswith("/parts")]:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(60):
                     await request.lost.happened()
             assert server.left == []
             assert sample.open == 0
@@ -205,9 +206,12 @@ def test_a_deadline_that_has_passed_does_not_keep_an_upload_from_being_cancelled
         with ApiServer() as server:
             server.fault(Fault.stall(after=1000), on="* /uploads/*/parts", times=None)
             made = made_for(server)
-            request = UploadRequest(body={"purpose": "user_data"}, content=Sample(SIZE), deadline=time.time() + 0.3)
+            request = UploadRequest(body={"purpose": "user_data"}, content=Sample(SIZE), deadline=time.time() + LONG)
+            task = asyncio.create_task(made.upload(request))
+            await server.received(1, on="* /uploads/*/parts").happened()
+            pass_by(LONG)
             with pytest.raises(TaskError) as caught:
-                await made.upload(request)
+                await task
             assert caught.value.code == "deadline_exceeded"
             await made.aclose()
             assert server.left == []
