@@ -35,8 +35,8 @@ class Site:
         self.redis.close()
 
     @contextlib.contextmanager
-    def worker(self) -> Iterator[Background]:
-        with Background([*DELTABUS, "worker", "chat", "file"], environ=self.environ) as process:
+    def worker(self, **settings: str) -> Iterator[Background]:
+        with Background([*DELTABUS, "worker", "chat", "file"], environ=self.environ | settings) as process:
             process.wait_for("worker started")
             yield process
 

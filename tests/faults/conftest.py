@@ -1,5 +1,17 @@
 """The fixtures of the fault tests."""
 
-from faults import durable, provider, scene
+from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["durable", "provider", "scene"]
+import pytest
+from faults import durable, provider, scene
+from talker import Talker
+
+__all__ = ["durable", "provider", "scene", "talker"]
+
+
+@pytest.fixture
+def talker(tmp_path: Path) -> Iterator[Talker]:
+    """A provider whose answers the test lets end."""
+    with Talker(tmp_path) as talker:
+        yield talker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -18,14 +19,17 @@ from clustersite import PREFIX, Site
 from faults import attempts
 from processes import DELTABUS, PATIENCE, deltabus
 from processes import run as run_to_its_end
+from talker import Talker, talk
 
 from chaos.nodes import Nodes, ask
 from deltabus import Cancelled, Task, TaskFailed, keys
 from deltabus.cli import exits
+from deltabus.commit import pack_command
 from deltabus.events import AnyEvent
 from deltabus.look import look
 from deltabus.testing import check_events
 from deltabus.topology import clients
+from deltabus.topology.ownconnection import own_connection
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +278,9 @@ class Reader(threading.Thread):
         self.seen.extend(self._task.events())
 
 
-def test_messages_are_sharded_where_that_is_wanted(sharded: Site, tmp_path: Path) -> None:
-    with sharded.worker() as worker:
-        tasks = sharded.chat(9, words=80, interval=0.05)
+def test_messages_are_sharded_where_that_is_wanted(sharded: Site, tmp_path: Path, talker: Talker) -> None:
+    with sharded.worker(**talker.settings) as worker:
+        tasks = talk(sharded.bus, 9)
         readers = [Reader(task) for task in tasks]
         wanted = {keys.events(task.id) for task in tasks}
         listened: set[str] = set()
@@ -289,11 +293,40 @@ def test_messages_are_sharded_where_that_is_wanted(sharded: Site, tmp_path: Path
         assert live(sharded.nodes, "CHANNELS") == []
         for channel in wanted:
             assert asked(sharded, tmp_path, "PUBSUB", "SHARDNUMSUB", channel) == f"{channel}\n1\n"
+        talker.let_end()
         # Sooner than a follower would look at the log who hears nothing.
         for reader in readers:
             reader.join(PATIENCE)
             check_events(reader.seen)
         assert "away" not in worker.said
+
+
+def test_whoever_listens_at_another_node_at_the_same_time_shares_one_line_to_it(sharded: Site) -> None:
+    """Also where nobody listened to anything when the connection was made."""
+    url = f"{sharded.nodes.url}?sharded_pubsub=yes"
+    home = sharded.nodes.owner(sharded.nodes.slot(PREFIX))
+    names = (keys.events(f"t{number}") for number in range(100))
+    away = next(server for server in sharded.nodes.masters if server is not home)
+    channels = [name.encode() for name in names if sharded.nodes.owner(sharded.nodes.slot(name)) is away][:5]
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE), clients.asynchronous(url, home=PREFIX) as client:
+            connection = own_connection(client, listens=True)
+            await connection.connect()
+            first = asyncio.create_task(connection.read_response(disable_decoding=True))
+            await asyncio.sleep(0)  # it reads
+            sending = (connection.send_packed_command([pack_command(b"SSUBSCRIBE", name)]) for name in channels)
+            await asyncio.gather(*sending)
+            told = [await first] + [await connection.read_response(disable_decoding=True) for _ in channels[1:]]
+            assert sorted(channel for _, channel, _ in told) == sorted(channels)
+            reading = asyncio.create_task(connection.read_response(disable_decoding=True))
+            await asyncio.sleep(0)
+            await connection.disconnect()
+            with pytest.raises(redis.ConnectionError, match="given up"):  # whoever reads is told
+                await reading
+
+    asyncio.run(main())
+    gc.collect()  # what was left open would be an error of this test
 
 
 def test_followers_go_with_a_sharded_channel_that_moves(sharded: Site) -> None:

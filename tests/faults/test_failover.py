@@ -11,6 +11,7 @@ import redis
 from faults import Scene, attempts
 from line import Line
 from processes import PATIENCE
+from talker import Talker, talk, told
 
 from deltabus.embedded import EmbeddedRedis
 
@@ -64,31 +65,32 @@ def test_streams_outlive_a_planned_failover_though_the_old_master_keeps_their_co
         assert said.count("is there and takes no writes") == 1
 
 
-def test_what_the_replica_had_not_heard_of_is_made_up_for(pair: Pair) -> None:
+def test_what_the_replica_had_not_heard_of_is_made_up_for(pair: Pair, talker: Talker) -> None:
     """Streams whose log is behind, queued ones it knows nothing of, and some that had ended and run again there."""
     scene = pair.scene
-    with scene.worker(DELTABUS_CONCURRENCY="30"):
-        behind = scene.chat(10, words=80, interval=0.05)
-        over = scene.chat(10, words=30, interval=0.05)
+    with scene.worker(DELTABUS_CONCURRENCY="30", **talker.settings):
+        behind = talk(scene.bus, 10, "behind")
+        over = talk(scene.bus, 10, "over")
         for task in [*behind, *over]:
             scene.streams(task)
         pair.synchronise()
         pair.at_replica.replicaof("NO", "ONE")
-        unheard = scene.chat(5, words=40, interval=0.05)
+        unheard = talk(scene.bus, 5, "unheard")
+        talker.let_end("over")
         for task in over:
-            assert scene.completes(task, 30) == 1
+            assert told(task) == 1
         for task in unheard:
             scene.streams(task)
         pair.line.lead_to(pair.replica.url)
         pair.master.kill()
         pair.line.cut()
-        for task in behind:
-            assert scene.completes(task, 80) == 1
-        for task in unheard:
-            assert scene.completes(task, 40) == 1
+        talker.let_end("behind")
+        talker.let_end("unheard")
+        for task in [*behind, *unheard]:
+            assert told(task) == 1
         # Redis says that they run, and nobody runs them: whoever was to run them does so again.
         for task in over:
-            assert scene.completes(task, 30) == 2
+            assert told(task) == 2
         scene.takes_new_work()
         for task in [*behind, *over]:
             assert scene.redis.hget(f"rq:job:{task.id}", "status") == b"finished"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
+import signal
 import socket
 import threading
 import time
@@ -26,6 +28,7 @@ from deltabus.errors import BusUnavailable
 from deltabus.servicemanager import ServiceManager
 from deltabus.settings import Settings
 from deltabus.topology import clients
+from deltabus.topology.ownconnection import own_connection
 
 USER, PASSWORD = "somebody", "p@ss/w:rd %41"
 LOGIN = f"{USER}:{quote(PASSWORD, safe='')}@"
@@ -194,6 +197,22 @@ def test_a_certificate_for_other_hosts_is_one_clear_error(authority: Authority) 
     port = embedded._free_port()
     with EmbeddedRedis(args=guarded(authority, port, "elsewhere")):
         assert "is for another host" in refusal(f"rediss://{LOGIN}localhost:{port}/0?{shown(authority)}")
+
+
+def test_a_loop_that_ends_at_once_leaves_no_connection_open(authority: Authority) -> None:
+    """Though a server that hangs says no goodbye; what was left open would be an error of this test."""
+    port = embedded._free_port()
+
+    async def main() -> None:
+        async with clients.asynchronous(f"rediss://{LOGIN}localhost:{port}/0?{shown(authority)}") as client:
+            connection = own_connection(client)
+            await connection.connect()
+            os.kill(server.pid, signal.SIGSTOP)
+            await connection.disconnect(nowait=True)
+
+    with EmbeddedRedis(args=guarded(authority, port)) as server:
+        asyncio.run(main())
+        gc.collect()
 
 
 def test_a_key_that_is_not_that_of_the_certificate_is_one_clear_error(authority: Authority, cluster: str) -> None:

@@ -146,7 +146,7 @@ class Feed:
             await self._mail.wait()
             self._mail.clear()
             outbox, self._outbox = self._outbox, []
-            if self._connection.is_connected and outbox:
+            if self._up and self._connection.is_connected and outbox:
                 # A connection that breaks here breaks in `_receive` too, and only there it is mended.
                 with contextlib.suppress(RedisError, OSError):
                     await self._connection.send_packed_command(outbox, check_health=False)

@@ -25,6 +25,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from deltabus.topology.abrupt import Abrupt
 from deltabus.topology.guides import Guides
 
 try:
@@ -134,7 +135,7 @@ class FindingConnection(Finding, redis.Connection): ...
 class FindingSSLConnection(Finding, redis.SSLConnection): ...
 
 
-class AsyncLeaving:
+class AsyncLeaving(Abrupt):
     """As `Leaving`."""
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -147,7 +148,7 @@ class AsyncLeaving:
 
     async def leave(self) -> None:
         """The server says that it is not the one."""
-        await self.disconnect(nowait=True)  # type: ignore[attr-defined] # of the connection's class
+        await self.disconnect(nowait=True)
 
 
 class AsyncConnection(AsyncLeaving, redis.asyncio.Connection): ...

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import redis
-import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
+from deltabus.topology.abrupt import AbruptConnection, AbruptSSLConnection
 from deltabus.topology.certificates import misfit
 from deltabus.topology.redisurl import Node
 
@@ -85,7 +85,7 @@ class Guides(ABC):
 
     async def afind(self, patience: float | None) -> Node:
         """As `find`."""
-        kind = redis.asyncio.SSLConnection if self.tls else redis.asyncio.Connection
+        kind = AbruptSSLConnection if self.tls else AbruptConnection
         failures: list[tuple[Node, Exception | None]] = []
         for node in self.nodes:
             connection = kind(**self._to(node, patience), retry=AsyncRetry(NoBackoff(), 0))

@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import Any
 
+import redis
+
 from deltabus.topology.routing import AsyncRouting
 
 
@@ -31,13 +33,13 @@ class Listening(AsyncRouting):
         self._introduced = True
         if self.sharded:
             self._due = deque(maxlen=0)  # nothing is due from anybody: each line is listened to
+            self._listen_to(self)
 
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        await super().send_packed_command(command, check_health)
-        if self._introduced and self.sharded:
-            for line in (self, *self._lines.values()):
-                if line not in self._ears:
-                    self._ears[line] = asyncio.create_task(self._hear(line), name="deltabus shard")
+    async def _send_down(self, line: Any, batch: list[bytes]) -> None:
+        await super()._send_down(line, batch)
+        # Not before: what comes while it connects is for whoever connects it.
+        if self._introduced and self.sharded and line in self._lines.values():
+            self._listen_to(line)
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         if not self._ears:
@@ -51,10 +53,16 @@ class Listening(AsyncRouting):
         ears, self._ears = list(self._ears.values()), {}
         for ear in ears:
             ear.cancel()
+        # Whoever reads is told, whoever it was that disconnected.
+        self._heard.put_nowait(redis.ConnectionError("the connection to the Cluster was given up"))
         self._heard = asyncio.Queue()
         self._introduced = False
         self._due = deque()
         await super().disconnect(*args, **kwargs)
+
+    def _listen_to(self, line: Any) -> None:
+        if line not in self._ears:
+            self._ears[line] = asyncio.create_task(self._hear(line), name="deltabus shard")
 
     async def _hear(self, line: Any) -> None:
         read = super().read_response if line is self else line.read_response

@@ -8,6 +8,7 @@ all of them are given up: whoever sends again, sends all of it again, which scri
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
@@ -169,6 +170,11 @@ class BlockingRouting(Routing, Finding):
 class AsyncRouting(Routing, AsyncFinding):
     """A connection for asyncio."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        #: Who may send to which other node: one at a time.
+        self._turns: dict[Any, asyncio.Lock] = {}
+
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         await super().on_connect_check_health(check_health)
         if self._cluster.wants_shards:
@@ -190,9 +196,15 @@ class AsyncRouting(Routing, AsyncFinding):
             raise
 
     async def _send_down(self, line: Any, batch: list[bytes]) -> None:
-        """To another node. A line that is let go of while it connects would stay open, and nobody would know it."""
+        """To another node. Of two who connect a line at once, one would lose it, and all that he sends.
+
+        A line that is let go of while it connects would stay open, and nobody would know it.
+        """
         try:
-            await line.send_packed_command([b"".join(batch)], check_health=False)
+            async with self._turns.setdefault(line, asyncio.Lock()):
+                if line not in self._lines.values():
+                    raise redis.ConnectionError("the line to another node was given up")
+                await line.send_packed_command([b"".join(batch)], check_health=False)
         finally:
             if line not in self._lines.values():
                 await line.disconnect(nowait=True)
@@ -219,6 +231,7 @@ class AsyncRouting(Routing, AsyncFinding):
         return _joint(replies)
 
     async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        self._turns.clear()
         for line in self._forget():
             await line.disconnect(nowait=True)
-        await super().disconnect(*args, **kwargs)  # type: ignore[misc] # of the connection's class
+        await super().disconnect(*args, **kwargs)
