@@ -28,6 +28,9 @@ from deltabus.telemetry import Watch
 #: Seconds for which a log outlives its last renewal at least: a task may wait that long for its next attempt.
 RUNNING_TTL: Final = 24 * 3600
 
+#: Seconds after which a log is renewed even where its attempt goes on appending.
+_KEPT_FOR: Final = RUNNING_TTL / 8
+
 #: Seconds for which a log outlives its seal at least, so that a subscriber who was cut off can read the end.
 MIN_TTL: Final = 60
 
@@ -109,7 +112,9 @@ class Attempt:
         "_commit",
         "_contact",
         "_flight",
+        "_heard",
         "_interrupted",
+        "_kept",
         "_limit",
         "_max_pending",
         "_mend",
@@ -159,7 +164,9 @@ class Attempt:
         self._streamed = 0  # bytes that a replay of this attempt takes
         self._limit = settings.max_log_bytes
         self._mend = False  # the log has lost entries: the next event is a snapshot
-        self._contact = time.time()
+        self._contact = time.time()  # Unix time of the last answer
+        self._heard = True  # Redis has answered since somebody asked for that
+        self._kept = self._contact  # when the log was last given its time to live
         self._renewing = False
         self._interrupted = False
         self._over: DeltabusError | None = None
@@ -213,6 +220,11 @@ class Attempt:
         """Drop what is pending and write nothing further: the task is somebody else's now."""
         self._end(Fenced(f"attempt {self.number} of task {self.task} was abandoned"))
 
+    def is_due(self) -> bool:
+        """Whether it is to be renewed: Redis has answered nothing since this was last asked, or it was not for long."""
+        heard, self._heard = self._heard, False
+        return not heard or abs(time.time() - self._kept) > _KEPT_FOR
+
     async def renew(self) -> None:
         """Keep the log alive; see `Log.renew`."""
         if self._over is not None or self._renewing:
@@ -223,7 +235,8 @@ class Attempt:
             self._commit.submit(call)
             reply = await call.reply
             if self._over is None:
-                self._took(reply)
+                if self._took(reply):
+                    self._kept = self._contact
                 self._submit()
         finally:
             self._renewing = False
@@ -355,6 +368,7 @@ class Attempt:
                 self._interrupt(refusal(self.task, reply))
                 return False
         self._contact = time.time()
+        self._heard = True
         return True
 
     def _interrupt(self, error: DeltabusError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Final, TypeVar
@@ -78,12 +78,18 @@ class Engine:
         self._attempts: set[Attempt] = set()
 
     async def renew(self) -> None:
-        """Renew the leases of all running attempts on their logs."""
-        await self._log.renew(tuple(self._attempts))
+        """Renew the leases of all running attempts on their logs.
 
-    def rebuilds(self, task: str) -> bool:
-        """Whether Redis lost the task's log while the task ran here: then it may have lost RQ's record of it too."""
-        return any(attempt.log_was_lost for attempt in self._attempts if attempt.task == task)
+        Those that Redis has answered since the last time know what there is to know: of 5,000 streams that go on, each
+        renewal would cost as much as a delta.
+        """
+        await self._log.renew([attempt for attempt in self._attempts if attempt.is_due()])
+
+    async def lost(self, tasks: Collection[str]) -> set[str]:
+        """Of which of these tasks Redis lost the log while they ran here: it may have lost RQ's record of them too."""
+        attempts = [attempt for attempt in self._attempts if attempt.task in tasks]
+        await self._log.renew(attempts)
+        return {attempt.task for attempt in attempts if attempt.log_was_lost}
 
     async def run(self, run: Run) -> Ending:
         """Carry out a task, with its retries. When this returns, its ending is in the task's log.

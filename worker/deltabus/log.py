@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +24,9 @@ from deltabus.scripts import BEGIN, LOG
 from deltabus.settings import Settings
 
 __all__ = ["Attempt", "Log"]
+
+#: Attempts that are renewed at once: it takes some 5 ms, in which no delta goes on.
+AT_ONCE: Final = 200
 
 #: Stands for the id in a `started` event until the script knows it; nothing else in an event looks like it.
 _ID: Final = "\x00"
@@ -119,13 +122,14 @@ class Log:
         if reply != 1:
             raise refusal(task, reply)
 
-    async def renew(self, tasks: Iterable[Attempt]) -> None:
-        """Keep the logs of these attempts alive, in one pipeline.
+    async def renew(self, attempts: Sequence[Attempt]) -> None:
+        """Keep the logs of these attempts alive, in few pipelines.
 
         An attempt that is silent learns here that it is to be cancelled or that a newer one has begun, and
         a log that has lost entries is mended.
         """
-        await asyncio.gather(*(attempt.renew() for attempt in tasks))
+        for first in range(0, len(attempts), AT_ONCE):
+            await asyncio.gather(*(attempt.renew() for attempt in attempts[first : first + AT_ONCE]))
 
     async def aclose(self, patience: float = FLUSH_TIMEOUT) -> None:
         """Write what is pending, for so many seconds at most.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 from redis import Redis as SyncRedis
@@ -26,13 +26,13 @@ from rq.registry import CanceledJobRegistry
 from rq.results import Result
 from rq.utils import utcformat
 
-from deltabus.commit import FLUSH_TIMEOUT, GroupCommit, is_not_now, pack, pack_command
+from deltabus.commit import FLUSH_TIMEOUT, GroupCommit, pack, pack_command
 from deltabus.errors import ErrorInfo, TaskFailed
 from deltabus.failure import FAILURE_FIELD, Failure, encode
 from deltabus.jobs import FAILURES_FIELD, LOST_FIELD, NOTES, BusJob, JSONSerializer, Start, time_of
 from deltabus.outage import Outage
 from deltabus.queues import BusQueue
-from deltabus.scripts import BOOK, CEDE, FINISH
+from deltabus.scripts import BOOK, CEDE, FINISH, STATUSES
 
 log = structlog.get_logger("deltabus.worker")
 
@@ -40,6 +40,11 @@ log = structlog.get_logger("deltabus.worker")
 #: registry sets that off, even `rq info`. Our own leases (see `recovery`) are much shorter, but somebody must be there
 #: to see them run out: this is how long all workers may be away.
 EXECUTION_TTL: Final = 7 * 24 * 3600
+
+#: Jobs that are looked after at once: it takes some milliseconds, in which no delta goes on.
+AT_ONCE: Final = 100
+
+T = TypeVar("T")
 
 
 class Outcome(IntEnum):
@@ -79,7 +84,8 @@ class Ledger:
         self._worker_name = worker_name
         self._worker_key = worker_key
         self._failure_ttl = failure_ttl
-        self._commit = GroupCommit(redis, [BOOK, CEDE, FINISH], outage=outage, reply_timeout=lease, line="records")
+        scripts = [BOOK, CEDE, FINISH, STATUSES]
+        self._commit = GroupCommit(redis, scripts, outage=outage, reply_timeout=lease, line="records")
 
     def execution(self, job: BusJob, start: Start) -> Execution:
         """RQ's object for what a script has recorded."""
@@ -190,29 +196,27 @@ class Ledger:
         return bool(await self._commit.call(pack_command("EXISTS", execution.key)))
 
     async def statuses(self, listed: Sequence[BusJob]) -> list[str | None]:
-        """What RQ has as the jobs' statuses, in one pipeline; None where there is no such job any more.
+        """What RQ has as the jobs' statuses; None where there is no such job any more. An outage is waited out.
 
         Raises:
-            RedisError, OSError: Redis does not say.
+            ResponseError: Redis does not say.
         """
-        pipeline = self._redis.pipeline(transaction=False)
-        for job in listed:
-            pipeline.hget(job.key, "status")
-        found = await pipeline.execute(raise_on_error=False) if listed else []
-        for refusal in filter(is_not_now, found):
-            raise refusal  # a job of which Redis says nothing now is not gone
-        return [status.decode(errors="replace") if isinstance(status, bytes) else None for status in found]
+        found: list[bytes | None] = []
+        for some in _portions(listed):
+            found += await self._commit.call(pack(STATUSES, [job.key for job in some], ()))
+        return [None if status is None else status.decode(errors="replace") for status in found]
 
-    async def renew(self, running: Iterable[tuple[BusJob, Execution]]) -> None:
+    async def renew(self, running: Sequence[tuple[BusJob, Execution]]) -> None:
         """Renew RQ's own leases of what still runs here: an execution that is over must not come back."""
         now = utcformat(_now())
-        renewals = []
-        for job, execution in running:
-            pipeline = self._recorder()
-            execution.heartbeat(job.started_job_registry, EXECUTION_TTL, pipeline)
-            pipeline.hset(job.key, "last_heartbeat", now)
-            renewals.append(self._submit(execution, pipeline))
-        await asyncio.gather(*renewals)
+        for some in _portions(running):
+            renewals = []
+            for job, execution in some:
+                pipeline = self._recorder()
+                execution.heartbeat(job.started_job_registry, EXECUTION_TTL, pipeline)
+                pipeline.hset(job.key, "last_heartbeat", now)
+                renewals.append(self._submit(execution, pipeline))
+            await asyncio.gather(*renewals)
 
     async def aclose(self, patience: float = FLUSH_TIMEOUT) -> None:
         """Write what is pending, for so many seconds at most."""
@@ -302,6 +306,11 @@ class _Kind(NamedTuple):
 
 _SUCCESS: Final = _Kind(JobStatus.FINISHED, Result.Type.SUCCESSFUL, "successful_job_count")
 _FAILURE: Final = _Kind(JobStatus.FAILED, Result.Type.FAILED, "failed_job_count")
+
+
+def _portions(listed: Sequence[T]) -> Iterator[Sequence[T]]:
+    for first in range(0, len(listed), AT_ONCE):
+        yield listed[first : first + AT_ONCE]
 
 
 def _now() -> datetime:

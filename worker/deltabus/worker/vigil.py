@@ -183,20 +183,18 @@ class Vigil:
         slots = [slot for slot in self._slots if slot.execution is not None]
         statuses = await self._ledger.statuses([slot.job for slot in slots])
         running = []
-        missing: list[Slot] = []
+        missing: dict[str, Slot] = {}
         for slot, status in zip(slots, statuses, strict=True):
             if status is None:
-                missing.append(slot)
+                missing[slot.task] = slot
             elif status == JobStatus.CANCELED:
                 slot.cancel("cancelled through RQ")
             elif slot.execution is not None:
                 running.append((slot.job, slot.execution))
         if missing:
             # Redis may have lost them, in a failover. Then it has lost their logs too, which are younger.
-            await self._engine.renew()
-            for slot in missing:
-                if not self._engine.rebuilds(slot.task):
-                    slot.forget()
+            for task in missing.keys() - await self._engine.lost(missing):
+                missing[task].forget()
         if time.monotonic() >= self._rq_leases_due:
             self._rq_leases_due = time.monotonic() + RQ_LEASE_INTERVAL
             await self._ledger.renew(running)
