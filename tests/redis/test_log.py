@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from bench import TASK, bench, chunk, completed
 
-from deltabus import events, keys
+from deltabus import events, keys, log
 from deltabus.attempt import MIN_TTL, RUNNING_TTL
 from deltabus.errors import (
     CancelRequested,
@@ -219,6 +220,41 @@ def test_a_stored_cancel_is_seen_before_the_start_at_an_append_and_at_a_renewal(
             await b.log.renew([silent])
             await b.interrupted.wait()
             assert b.interrupts[1].reason == "why"
+
+    run(main())
+
+
+def test_an_attempt_is_due_where_redis_was_silent_or_its_log_was_not_renewed_for_long(redis_url, run, monkeypatch):
+    async def main():
+        async with bench(redis_url) as b:
+            attempt = await b.begin()
+            assert [attempt.is_due(), attempt.is_due()] == [False, True]
+            await b.log.renew([attempt])
+            assert [attempt.is_due(), attempt.is_due()] == [False, True]
+            await attempt.emit(Progress(task=TASK, at=2.0, done=1))
+            assert not attempt.is_due()
+            later = time.time() + RUNNING_TTL / 2
+            monkeypatch.setattr(time, "time", lambda: later)
+            await attempt.emit(Progress(task=TASK, at=3.0, done=2))
+            assert attempt.is_due()
+            await b.redis.expire(keys.log(TASK), 100)
+            await b.log.renew([attempt])
+            assert await b.redis.ttl(keys.log(TASK)) > 100
+            assert not attempt.is_due()
+
+    run(main())
+
+
+def test_more_attempts_than_are_renewed_at_once_are_all_renewed(redis_url, run, monkeypatch):
+    monkeypatch.setattr(log, "AT_ONCE", 2)
+
+    async def main():
+        async with bench(redis_url) as b:
+            attempts = [await b.begin(f"t{number}") for number in range(5)]
+            for attempt in attempts:
+                await b.redis.expire(keys.log(attempt.task), 100)
+            await b.log.renew(attempts)
+            assert min([await b.redis.ttl(keys.log(attempt.task)) for attempt in attempts]) > 100
 
     run(main())
 

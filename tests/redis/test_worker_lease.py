@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from deltabus import jobs, keys
 from deltabus.jobs import LOST_FIELD, BusJob
+from deltabus.worker import ledger as ledgers
 from deltabus.worker.ledger import Ledger, Outcome
 from deltabus.worker.recovery import Recovery
 
@@ -110,6 +111,20 @@ def test_rqs_lease_of_what_runs_is_renewed(site) -> None:
         assert site.redis.zscore(f"rq:executions:{job.id}", execution.id) > 1
 
     start(site, job, run)
+
+
+def test_the_statuses_of_jobs_are_told_and_what_is_no_job_has_none(site, monkeypatch) -> None:
+    monkeypatch.setattr(ledgers, "AT_ONCE", 2)
+    job, gone, odd = site.enqueue(), site.enqueue(), site.enqueue()
+
+    async def ask(_: redis.asyncio.Redis, ledger: Ledger, taken: BusJob, __: Execution) -> None:
+        others = [BusJob(one.id, connection=site.redis) for one in (gone, odd)]
+        site.redis.delete(gone.key, odd.key)
+        site.redis.set(odd.key, "no hash")
+        assert await ledger.statuses([taken, *others, taken]) == ["started", None, None, "started"]
+        assert await ledger.statuses([]) == []
+
+    start(site, job, ask)
 
 
 def test_a_worker_that_comes_back_does_not_revive_what_others_have_taken_over(site) -> None:
