@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from deltabus.embedded import EmbeddedRedis
 
@@ -18,6 +19,11 @@ from deltabus.embedded import EmbeddedRedis
 for _ignored in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_ignored) is signal.SIG_IGN:
         signal.signal(_ignored, signal.default_int_handler if _ignored == signal.SIGINT else signal.SIG_DFL)
+
+
+# How long an example takes says more of the machine than of what it is an example for.
+settings.register_profile("any machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 # What is made until the tests begin stays to the end, in every test process: looking among it for garbage takes half

@@ -154,21 +154,21 @@ def joined(choice: dict[str, Any], said: dict[str, Any]) -> bool:
 
 
 @given(streams())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_stream_adds_up_to_its_answer_however_it_is_cut(stream: tuple[dict[str, Any], list[dict[str, Any]]]):
     completion, chunks = stream
     assert Accumulator(chunks).completion() == completion
 
 
 @given(streams())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_text_that_streams_is_the_content_of_choice_0(stream: tuple[dict[str, Any], list[dict[str, Any]]]):
     completion, chunks = stream
     assert "".join(map(text, chunks)) == (completion["choices"][0]["message"]["content"] or "")
 
 
 @given(streams(), st.data())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_snapshot_stands_for_all_that_came_before_it(stream: tuple[dict, list[dict]], data: st.DataObject):
     completion, chunks = stream
     cut = data.draw(st.integers(0, len(chunks)))
@@ -276,7 +276,7 @@ STREAM = st.lists(CHUNK | st.dictionaries(TEXT, JSON, max_size=3), max_size=6)
 
 
 @given(STREAM, STREAM)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_whatever_comes_is_no_error_and_snapshots_stand_for_it(before: list[dict], after: list[dict]):
     untouched = through_json([*before, *after])
     one = Accumulator(before)

@@ -15,7 +15,7 @@ KEY = "key-0123456789"
 
 @pytest.fixture
 def client():
-    with httpx.Client(timeout=10) as made:
+    with httpx.Client(timeout=60) as made:
         yield made
 
 

@@ -99,7 +99,7 @@ CAPABILITIES = st.builds(
 
 
 @given(REQUEST | JSON, CAPABILITIES)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_request_is_prepared_or_refused_and_never_changed(request: Any, capabilities: Capabilities):
     before = repr(request)
     prepared = refusal = None
@@ -120,7 +120,6 @@ def test_any_request_is_prepared_or_refused_and_never_changed(request: Any, capa
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=12), max_size=12, unique=True))
-@settings(deadline=None)
 def test_tool_call_ids_are_replaced_one_to_one(ids: list[str]):
     calls = [{"id": each, "type": "function", "function": {"name": "f", "arguments": "{}"}} for each in ids]
     answers = [{"role": "tool", "tool_call_id": each, "content": "x"} for each in reversed(ids)]

@@ -93,7 +93,7 @@ def test_a_named_pipe_gets_the_bytes_as_they_come(run, tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
     run(save(Bus(), Screen(), kept(), str(pipe)))
-    reader.join(20)
+    reader.join(60)
     assert read == [DATA]
     assert pipe.is_fifo()
 
@@ -147,4 +147,4 @@ def test_an_empty_pipe_is_nothing_to_send(run, tmp_path: Path) -> None:
 
     with pytest.raises(click.UsageError, match="is empty"):
         run(main())
-    writer.join(20)
+    writer.join(60)

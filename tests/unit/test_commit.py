@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import redis.asyncio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deltabus import keys, scripts
@@ -20,7 +20,6 @@ from deltabus.topology.ownconnection import address, own_connection, resettable
 words = st.one_of(st.binary(max_size=50), st.text(max_size=50), st.integers(-(2**63), 2**63))
 
 
-@settings(deadline=None)
 @given(st.lists(words, max_size=8))
 def test_a_command_is_packed_as_redis_py_would(arguments):
     connection = redis.Connection()

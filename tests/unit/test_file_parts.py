@@ -32,7 +32,7 @@ def bus(server: ApiServer, tmp_path: Path) -> Iterator[Bus]:
 def failure(bus: Bus, **request: Any) -> tuple[str, str | None]:
     task = bus.chat(model="m", **request)
     with pytest.raises(TaskFailed, match="`file_parts` of its capabilities is false") as caught:
-        task.result(timeout=30)
+        task.result(timeout=100)
     return caught.value.info.code, caught.value.info.param
 
 
@@ -44,7 +44,7 @@ def test_a_file_in_a_message_is_refused(bus: Bus, server: ApiServer) -> None:
 
 
 def test_a_file_that_is_named_by_its_id_is_refused_before_it_is_fetched(bus: Bus, server: ApiServer) -> None:
-    made = bus.upload(b"hello", filename="a.txt").result(timeout=30)
+    made = bus.upload(b"hello", filename="a.txt").result(timeout=100)
     part = {"type": "file", "file": {"file_id": made["id"]}}
     refused = failure(bus, messages=[{"role": "user", "content": [part]}])
     assert refused == ("unsupported", "request.messages[0].content[0].file.file_id")
@@ -55,4 +55,4 @@ def test_an_attached_file_is_refused_and_a_picture_is_not(bus: Bus, server: ApiS
     source = {"source": {"base64": "aGVsbG8="}, "filename": "a.txt"}
     assert failure(bus, messages="read", attachments=[{**source, "as": "file"}]) == ("unsupported", "attachments[0]")
     picture = {"source": {"base64": "iVBORw0KGgo="}, "filename": "a.png", "as": "image"}
-    assert bus.chat(model="m", messages="look", attachments=[picture]).result(timeout=30)
+    assert bus.chat(model="m", messages="look", attachments=[picture]).result(timeout=100)

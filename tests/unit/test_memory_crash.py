@@ -58,7 +58,7 @@ def test_subscribers_see_the_attempt_end_at_that_event_and_another_begin(event: 
     with memory_bus(crash_after=event) as bus:
         task = bus.chat(messages="hello", echo={"words": 8})
         events = list(task.events())
-        again = bus.chat(messages="once more").result(timeout=30)
+        again = bus.chat(messages="once more").result(timeout=100)
     check_events(events)
     first = [seen.id for seen in events if seen.attempt == 1]
     assert first == [f"1-{number}" for number in range(event + 1)]
@@ -78,7 +78,7 @@ def test_a_worker_that_dies_behind_the_terminal_event_has_settled_the_task() -> 
     with memory_bus(crash_after=11) as bus:
         task = bus.chat(messages="hello", echo={"words": 8})
         events = list(task.events())
-        assert bus.chat(messages="once more").result(timeout=30)  # which another worker says
+        assert bus.chat(messages="once more").result(timeout=100)  # which another worker says
         assert task.status().state == "completed"
     assert [seen.id for seen in events if isinstance(seen, Started)] == ["1-0"]
 
@@ -115,7 +115,7 @@ def test_the_connection_to_the_provider_is_closed() -> None:
         settings = load(environ={"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-memory-0123456789"})
         with memory_bus(settings, crash_after=2) as bus:
             task = bus.chat(messages="hello", model="m")
-            assert task.result(timeout=30)["choices"][0]["message"]["content"] == "word "
+            assert task.result(timeout=100)["choices"][0]["message"]["content"] == "word "
             server.requests[0].closed.wait()
         assert len(server.requests) == 2
 
@@ -124,12 +124,12 @@ def test_a_task_that_loses_its_worker_too_often_fails() -> None:
     with memory_bus(replace(load(environ={}), max_deliveries=1), crash_after=2) as bus:
         task = bus.chat(messages="hello")
         with pytest.raises(TaskFailed, match="worker_lost"):
-            task.result(timeout=30)
+            task.result(timeout=100)
 
 
 def test_nothing_of_the_dead_attempt_is_cleaned_up(count: Path) -> None:
     with memory_bus(crash_after=2) as bus:
-        assert bus.enqueue("counting.count", {"request": {}}).result(timeout=30) == {"attempt": 2}
+        assert bus.enqueue("counting.count", {"request": {}}).result(timeout=100) == {"attempt": 2}
     assert sys.modules["counting"].ended == [2]
 
 
@@ -141,7 +141,7 @@ def test_the_process_ends_without_a_word_of_the_dead(count: Path) -> None:
         logging.getLogger("deltabus").addHandler(logging.NullHandler())  # that jobs were lost is worth a warning
 
         with memory_bus(crash_after=2) as bus:
-            assert bus.enqueue("counting.count", {"request": {}}).result(timeout=30) == {"attempt": 2}
+            assert bus.enqueue("counting.count", {"request": {}}).result(timeout=100) == {"attempt": 2}
         import counting
         atexit.register(lambda: print("ended", counting.ended))
     """
@@ -159,7 +159,7 @@ def test_the_process_ends_without_a_word_of_the_dead(count: Path) -> None:
 
 def test_a_worker_that_did_not_die_fails_the_test() -> None:
     def ask(bus: Bus) -> None:
-        bus.chat(messages="hello", echo={"words": 8}).result(timeout=30)
+        bus.chat(messages="hello", echo={"words": 8}).result(timeout=100)
 
     with pytest.raises(AssertionError, match=r"crash_after=12: .* the longest had 12 events, numbered from 0 to 11"):
         _with_a_bus_that_crashes(12, ask)

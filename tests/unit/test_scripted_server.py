@@ -17,7 +17,7 @@ GET = b"GET /a?b=c HTTP/1.1\r\nHost: h\r\nX-Twice: 1\r\nx-twice: 2\r\n\r\n"
 
 @contextmanager
 def connected(server: ScriptedServer) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
         yield client
 
 
@@ -97,7 +97,7 @@ def test_a_reply_waits_for_its_signal() -> None:
         client.setblocking(False)
         with pytest.raises(BlockingIOError):
             client.recv(10)
-        client.settimeout(10)
+        client.settimeout(60)
         go.set()
         assert client.recv(10) == b"b"
 
@@ -164,18 +164,18 @@ def test_a_script_that_fails_fails_the_test() -> None:
 
 def test_stopping_the_server_ends_what_is_under_way() -> None:
     with ScriptedServer(default=Reply.raw(b"a", Action.HANG)) as server:
-        client = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        client = socket.create_connection(("127.0.0.1", server.port), timeout=60)
         client.sendall(GET)
         assert client.recv(10) == b"a"
     with client, pytest.raises(ConnectionResetError):
         client.recv(10)
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        socket.create_connection(("127.0.0.1", server.port), timeout=60)
 
 
 def test_a_signal_wakes_threads_and_loops_alike() -> None:
     async def main(signal: Signal) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.gather(signal.happened(), signal.happened(), asyncio.to_thread(signal.set))
             await signal.happened()
 
@@ -197,7 +197,7 @@ def test_a_waiter_that_gives_up_harms_no_other() -> None:
         with pytest.raises(asyncio.CancelledError):
             await first
         signal.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await second
 
     signal = Signal()

@@ -193,7 +193,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON), JSON | st.dictionaries(st.sampled_from(FIELDS), JSON), st.text())
 def test_whatever_was_asked_and_answered_can_be_sent(request_, answer, model):
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")

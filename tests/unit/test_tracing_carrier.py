@@ -48,7 +48,7 @@ def ordered(contents: list[dict[str, Any]]) -> str:
     return ""
 
 
-@examples(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(given_=JSON, tracestate=JSON)
 @example(PARENT, "a=1,b=2, c@d=3 ,,a=4")
 @example(PARENT, ",".join(f"a{number}=1" for number in range(40)))
