@@ -32,9 +32,12 @@ from rq.worker.base import BaseWorker
 from deltabus import events, keys
 from deltabus.events import AnyEvent, Terminal
 from deltabus.settings import Settings, load
+from deltabus.testing import Signal
 from deltabus.worker import AsyncWorker
 from deltabus.worker.intake import Intake
 from deltabus.worker.ledger import EXECUTION_TTL
+from deltabus_echo.provider import EchoProvider
+from deltabus_echo.script import Script
 
 __all__ = ["deltabus", "letters"]
 
@@ -264,6 +267,21 @@ def site(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     root.handlers[:] = handlers  # a worker sets the process' logging up
     root.setLevel(level)
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Signal:
+    """Once it is set, what the echo provider has stalled at goes on: a stream that lasts just as long as a test needs."""
+    opened, strike = Signal(), EchoProvider._strike
+
+    async def stand(provider: EchoProvider, fault: str, script: Script) -> None:
+        if fault == "stall":
+            await opened.happened()
+        else:
+            await strike(provider, fault, script)
+
+    monkeypatch.setattr(EchoProvider, "_strike", stand)
+    return opened
 
 
 @pytest.fixture

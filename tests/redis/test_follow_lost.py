@@ -136,12 +136,15 @@ def test_a_task_begun_anew_after_redis_lost_its_data_is_shown_from_its_start(red
             got: list[bytes] = []
 
             async def collect() -> None:
-                got.extend([message async for message in b.bus.task(TASK).messages()])
+                async for message in b.bus.task(TASK).messages():
+                    got.append(message)
 
             subscriber = asyncio.create_task(collect())
             await b.subscribers(1)
             await flushed(attempt, 1)
             before = await b.messages()
+            while got != before:
+                await asyncio.sleep(0)
             await b.redis.flushall()
             attempt.abandon()
             await b.enqueued()

@@ -45,8 +45,11 @@ def test_a_worker_and_what_it_runs_are_seen_with_their_rates(site):
     with site.worker("chat", settings=site.settings(concurrency=7)) as worker:
         while site.redis.xlen(keys.log(job.id)) < 3 or site.redis.llen("rq:queue:chat"):
             site.redis.xread({keys.log(job.id): "$"}, block=1000)
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"busy")
         before = look(site.redis, "rq")
-        site.redis.xread({keys.log(job.id): "$"}, block=1000)
+        length = site.redis.xlen(keys.log(job.id))
+        while site.redis.xlen(keys.log(job.id)) == length:
+            site.redis.xread({keys.log(job.id): "$"}, block=1000)
         after = look(site.redis, "rq")
         (seen,) = after.workers
         assert (seen.name, seen.slots, seen.queues, seen.state) == (worker.name, 7, ("chat",), "busy")

@@ -26,6 +26,9 @@ LONG = {"words": 10_000, "interval": 0.02}
 #: Streams one word, then nothing.
 SILENT = {"words": 10_000, "stall_after": 1}
 
+#: Streams one word, and the others once its `gate` is open.
+HELD = {"words": 3, "stall_after": 1}
+
 
 @pytest.fixture
 def quick(site):
@@ -67,9 +70,9 @@ def test_the_stop_command_for_an_execution_ends_that_and_no_other(site):
         assert site.fetch(other).get_status() is JobStatus.STARTED
 
 
-def test_commands_that_mean_nothing_here_are_ignored(site, capfd):
+def test_commands_that_mean_nothing_here_are_ignored(site, gate, capfd):
     with site.worker() as worker:
-        job = site.enqueue(script={"words": 50, "interval": 0.005})
+        job = site.enqueue(script=HELD)
         site.streams(job.id)
         send_kill_horse_command(site.redis, worker.name)
         commands = (b"[]", b"{}", b'{"command": ["stop-job"]}', b'{"command": "stop-job"}')
@@ -78,17 +81,24 @@ def test_commands_that_mean_nothing_here_are_ignored(site, capfd):
         for nonsense in (*broken, *commands):
             site.redis.publish(worker.pubsub_channel_name, nonsense)
         site.redis.publish(keys.CANCEL_CHANNEL, b"\xff")
+        gate.set()
         assert isinstance(site.ending(job.id), Completed)
         assert site.booked(job)
     assert "a duty of the worker failed" not in "".join(capfd.readouterr())
 
 
-def test_the_shutdown_command_lets_running_jobs_finish_and_takes_no_more(site):
-    settings = site.settings(concurrency=1, drain_timeout=20.0)
+def test_the_shutdown_command_lets_running_jobs_finish_and_takes_no_more(site, gate):
+    settings = site.settings(concurrency=2, drain_timeout=20.0)
     with site.worker(settings=settings) as worker:
-        running, waiting = site.enqueue(script={"words": 30, "interval": 0.01}), site.enqueue()
-        site.streams(running.id)
+        running, stopped = site.enqueue(script=HELD), site.enqueue(script=SILENT)
+        for job in (running, stopped):
+            site.streams(job.id)
+        waiting = site.enqueue()
         send_shutdown_command(site.redis, worker.name)
+        # Commands are obeyed in their order: when this one has been, so has the other.
+        send_stop_job_command(site.redis, stopped.id, serializer="json")
+        assert isinstance(site.ending(stopped.id), Cancelled)
+        gate.set()
         assert isinstance(site.ending(running.id), Completed)
         assert site.booked(running)
         site.until(lambda: site.redis.hexists(worker.key, "death"))
@@ -221,7 +231,7 @@ def test_a_job_whose_time_is_over_fails(site):
     failed = site.ending(job.id)
     assert isinstance(failed, Failed)
     assert failed.error.code == "deadline_exceeded"
-    assert failed.partial
+    assert bool(failed.partial) is ("delta" in site.types(job.id))
     assert site.fetch(job).get_status() is JobStatus.FAILED
 
 

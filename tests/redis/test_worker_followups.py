@@ -92,11 +92,12 @@ def test_a_dependent_of_a_failed_job_waits_unless_it_allows_failure(site):
     assert site.fetch(strict).get_status() is JobStatus.DEFERRED
 
 
-def test_a_dependent_that_came_while_the_job_ran_is_not_forgotten(site):
+def test_a_dependent_that_came_while_the_job_ran_is_not_forgotten(site, gate):
     with site.worker():
-        first = site.enqueue(script={"words": 50, "interval": 0.005})
+        first = site.enqueue(script={"words": 3, "stall_after": 1})
         site.streams(first.id)
         second = site.enqueue(depends_on=first)
+        gate.set()
         assert isinstance(site.ending(second.id), Completed)
 
 

@@ -17,9 +17,14 @@ from rq.worker.base import WorkerStatus
 from deltabus import events, keys
 from deltabus.events import Completed, Started
 from deltabus.jobs import OPEN_FIELD
+from deltabus.worker import intake, shift
 
 SHORT = {"words": 3, "interval": 0.005}
 LONG = {"words": 10_000, "interval": 0.02}
+
+#: Streams one word, and the others once its `gate` is open, or in its second attempt.
+HELD = {"words": 3, "stall_after": 1}
+STUCK_ONCE = {**HELD, "fail_attempts": 1}
 
 
 def order(site, jobs):
@@ -80,15 +85,24 @@ def test_a_worker_that_waits_wakes_for_each_of_its_queues(site, concurrency, que
     assert most_at_once(site, jobs) <= concurrency
 
 
-def test_many_jobs_run_at_once_in_one_process(site):
-    jobs = [site.enqueue(script={"words": 20, "interval": 0.01}) for _ in range(30)]
-    site.work(settings=site.settings(concurrency=30))
+def test_many_jobs_run_at_once_in_one_process(site, gate):
+    jobs = [site.enqueue(script=HELD) for _ in range(30)]
+    with site.worker(settings=site.settings(concurrency=30)):
+        for job in jobs:
+            site.streams(job.id)
+        gate.set()
+        for job in jobs:
+            assert isinstance(site.ending(job.id), Completed)
     assert most_at_once(site, jobs) == 30
 
 
 def test_workers_share_their_queues_and_no_job_runs_twice(site):
     settings = site.settings(concurrency=5)
-    with site.worker("a", "b", settings=settings), site.worker("b", "a", settings=settings):
+    with site.worker("a", "b", settings=settings) as one, site.worker("b", "a", settings=settings) as other:
+        for worker in (one, other):  # else one might be done before the other is there
+            site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")  # noqa: B023 # in this turn
+        while site.redis.info("clients")["blocked_clients"] < 4:
+            pass
         jobs = [site.enqueue(queue, script=SHORT) for queue in "abba" * 10]
         for job in jobs:
             assert isinstance(site.ending(job.id), Completed)
@@ -202,7 +216,9 @@ def test_a_worker_that_redis_has_forgotten_comes_back(site):
         assert site.redis.ttl(worker.key) > 0
 
 
-def test_a_worker_without_work_asks_redis_for_nothing(site):
+def test_a_worker_without_work_asks_redis_for_nothing(site, monkeypatch):
+    for module in (intake, shift):
+        monkeypatch.setattr(module, "BLOCK", 600.0)  # no wait is over before the look
     with site.worker("high", "low", settings=site.settings(lease=1.0, heartbeat_interval=0.2)) as worker:
         site.until(lambda: site.redis.info("clients")["blocked_clients"] == 2)
         with site.redis.pubsub(ignore_subscribe_messages=True) as changes:
@@ -248,13 +264,14 @@ def test_a_job_whose_id_is_in_its_queue_twice_ends_once_and_right(site):
     assert site.leftovers() == set()
 
 
-def test_the_only_run_of_a_job_is_handed_on_when_it_is_fenced(site):
+def test_the_only_run_of_a_job_is_handed_on_when_it_is_fenced(site, gate):
     """As after a failover: the log knows of a newer attempt, and RQ's records do not."""
-    job = site.enqueue(script={"words": 40, "interval": 0.02})
+    job = site.enqueue(script=HELD)
     with site.worker():
         site.streams(job.id)
         begun = events.encode(msgspec.structs.replace(site.log(job.id)[0], id="7-0", worker="another"))
         site.redis.xadd(keys.log(job.id), {"event": begun}, id="7-0")
+        gate.set()
         assert isinstance(site.ending(job.id), Completed)
     assert site.log(job.id)[-2].attempt == 8
     assert site.leftovers() == set()
@@ -272,7 +289,7 @@ def age(site, seconds):
 
 def test_what_ran_when_all_workers_went_down_runs_again_hours_later(site):
     with site.process("worker", "--worker-class", "deltabus.worker.AsyncWorker", "chat") as worker:
-        job = site.enqueue(script={"words": 50, "interval": 0.02})
+        job = site.enqueue(script=STUCK_ONCE)
         site.streams(job.id)
         worker.process.send_signal(signal.SIGKILL)
         worker.end()
@@ -317,7 +334,7 @@ def test_giving_jobs_back_holds_no_connection_when_it_is_cancelled_while_redis_i
             intake = site.intake(client)
             taken = await intake.take(2)
             await client.ping()  # a connection
-            site.redis.client_pause(500)  # milliseconds
+            site.redis.client_pause(60_000, all=False)  # milliseconds; whatever writes waits
             giving = asyncio.create_task(intake.give_back(taken))
             for _ in range(100):  # turns of the loop, until it has nothing to do but wait
                 await asyncio.sleep(0)
@@ -325,6 +342,7 @@ def test_giving_jobs_back_holds_no_connection_when_it_is_cancelled_while_redis_i
             with pytest.raises(asyncio.CancelledError):
                 await giving
             assert not client.connection_pool._in_use_connections
+            site.redis.client_unpause()
             await intake.aclose()
 
     asyncio.run(story())

@@ -15,6 +15,7 @@ from rq.command import send_stop_job_command
 
 from deltabus.embedded import EmbeddedRedis
 from deltabus.events import Cancelled, Completed
+from deltabus.testing import Reply, ScriptedServer, Signal
 from deltabus.worker import AsyncWorker
 
 ASYNC = ("worker", "--worker-class", "deltabus.worker.AsyncWorker")
@@ -65,14 +66,23 @@ def test_all_that_a_worker_prints_is_what_happened_and_never_what_was_said(site)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_what_runs_finish_and_takes_no_more(site, number):
-    # Without a serializer, RQ's command names its own default: pickle.
-    with site.process(*ASYNC, "chat", DELTABUS_CONCURRENCY="1") as worker:
-        running, waiting = site.enqueue(script={"words": 60, "interval": 0.02}), site.enqueue()
-        site.streams(running.id)
-        worker.process.send_signal(number)
-        worker.wait_for("draining")
-        assert isinstance(site.ending(running.id), Completed)
-        assert worker.end() == 0
+    gate = Signal()
+    chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "hi"}}]}
+    end = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    with ScriptedServer() as provider:
+        provider.script(Reply.sse(chunk, gate, end))
+        environ = {"DELTABUS_CONCURRENCY": "1", "OPENAI_BASE_URL": f"{provider.url}/v1", "OPENAI_API_KEY": "none"}
+        # Without a serializer, RQ's command names its own default: pickle.
+        with site.process(*ASYNC, "chat", **environ) as worker:
+            envelope = {"provider": "openai", "request": {**site.request()["request"], "model": "m"}}
+            running = site.queue().enqueue("deltabus.tasks.chat", envelope)
+            waiting = site.enqueue()
+            site.streams(running.id)
+            worker.process.send_signal(number)
+            worker.wait_for("draining")
+            gate.set()
+            assert isinstance(site.ending(running.id), Completed)
+            assert worker.end() == 0
     assert site.booked(running)
     assert site.queue().get_job_ids() == [waiting.id]
     assert site.leftovers() == {"rq:queue:chat"}
@@ -80,7 +90,8 @@ def test_a_signal_lets_what_runs_finish_and_takes_no_more(site, number):
 
 def test_a_worker_that_may_not_wait_hands_back_and_another_begins_the_next_attempt(site):
     with site.process(*ASYNC, "chat", DELTABUS_CONCURRENCY="1", DELTABUS_DRAIN_TIMEOUT="0") as worker:
-        running, waiting = site.enqueue(script={"words": 100, "interval": 0.01}), site.enqueue()
+        running = site.enqueue(script={"words": 3, "stall_after": 1, "fail_attempts": 1})
+        waiting = site.enqueue()
         site.streams(running.id)
         worker.process.send_signal(signal.SIGTERM)
         assert worker.end() == 0

@@ -291,7 +291,7 @@ def test_a_cancelled_job_that_is_requeued_runs_as_the_next_attempt(site):
 def test_a_stopped_job_that_is_requeued_runs_as_the_next_attempt(site):
     with site.worker() as worker:
         site.until(lambda: site.is_listening(worker))
-        job = site.enqueue(script={"words": 100, "interval": 0.01})
+        job = site.enqueue(script={"words": 3, "stall_after": 1, "fail_attempts": 1})
         site.streams(job.id)
         send_stop_job_command(site.redis, job.id, serializer="json")
         assert site.booked(job)
