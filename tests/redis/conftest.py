@@ -271,7 +271,7 @@ def site(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Signal:
-    """Once it is set, what the echo provider has stalled at goes on: a stream that lasts just as long as a test needs."""
+    """Once it is set, what the echo provider stalls at goes on: a stream lasts just as long as a test needs it."""
     opened, strike = Signal(), EchoProvider._strike
 
     async def stand(provider: EchoProvider, fault: str, script: Script) -> None:

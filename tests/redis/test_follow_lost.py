@@ -135,16 +135,17 @@ def test_a_task_begun_anew_after_redis_lost_its_data_is_shown_from_its_start(red
             attempt = await b.begin()
             got: list[bytes] = []
 
-            async def collect() -> None:
-                async for message in b.bus.task(TASK).messages():
-                    got.append(message)
+            following = b.bus.task(TASK).messages()
 
-            subscriber = asyncio.create_task(collect())
+            async def collect(*, until: str) -> None:
+                while not got or events.decode(got[-1]).id != until:
+                    got.append(await anext(following))
+
+            subscriber = asyncio.create_task(collect(until="1-2"))
             await b.subscribers(1)
             await flushed(attempt, 1)
             before = await b.messages()
-            while got != before:
-                await asyncio.sleep(0)
+            await subscriber
             await b.redis.flushall()
             attempt.abandon()
             await b.enqueued()
@@ -153,7 +154,7 @@ def test_a_task_begun_anew_after_redis_lost_its_data_is_shown_from_its_start(red
             for n in range(5):
                 await flushed(again, 100 + n)
             await again.seal(completed())
-            await subscriber
+            await collect(until=keys.SEAL)
             assert got == before + await b.messages()
 
     run(main())

@@ -132,7 +132,7 @@ def test_an_execution_whose_worker_is_nowhere_is_cleared_away(site, rounds):
 
 def test_a_job_that_a_living_worker_runs_is_left_alone(site, rounds):
     with site.worker():
-        job = site.enqueue(script={"words": 1000, "interval": 0.02})
+        job = site.enqueue(script={"words": 10_000, "interval": 0.02})
         site.streams(job.id)
         rounds(3)
         assert site.fetch(job).get_status() == "started"
@@ -165,7 +165,7 @@ def test_a_job_that_was_cancelled_through_rq_before_it_began_ends_on_its_log_and
 
 
 def test_a_log_that_was_left_open_by_a_worker_that_died_before_its_job_was_cancelled_is_sealed(site, rounds):
-    job = site.enqueue(script={"words": 1000, "interval": 0.02})
+    job = site.enqueue(script={"words": 10_000, "interval": 0.02})
     with site.process("worker", "--worker-class", "deltabus.worker.AsyncWorker", "chat") as worker:
         site.streams(job.id)
         worker.process.send_signal(signal.SIGKILL)
@@ -176,7 +176,7 @@ def test_a_log_that_was_left_open_by_a_worker_that_died_before_its_job_was_cance
 
 
 def test_the_log_of_a_task_whose_work_horse_was_killed_is_sealed_as_rq_has_it(site, rounds):
-    job = site.enqueue(script={"words": 1000, "interval": 0.02})
+    job = site.enqueue(script={"words": 10_000, "interval": 0.02})
     with site.process("worker", "--serializer", "json", "--burst", "chat") as worker:
         site.streams(job.id)
         send_kill_horse_command(site.redis, site.fetch(job).worker_name)

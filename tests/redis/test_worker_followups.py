@@ -142,7 +142,7 @@ def test_registered_callbacks_are_called(site, hooks):
 def test_a_stopped_callback_is_called_when_the_job_is_stopped(site, hooks):
     with site.worker() as worker:
         site.until(lambda: site.is_listening(worker))
-        job = site.enqueue(script={"words": 1000, "interval": 0.02}, on_stopped=Callback("hooks.on_stopped"))
+        job = site.enqueue(script={"words": 10_000, "interval": 0.02}, on_stopped=Callback("hooks.on_stopped"))
         site.streams(job.id)
         send_stop_job_command(site.redis, job.id, serializer="json")
         assert isinstance(site.ending(job.id), Cancelled)
@@ -154,7 +154,7 @@ def test_a_stopped_callback_is_called_when_the_job_is_stopped(site, hooks):
 def test_a_stopped_callback_that_raises_changes_nothing(site, hooks):
     with site.worker() as worker:
         site.until(lambda: site.is_listening(worker))
-        job = site.enqueue(script={"words": 1000, "interval": 0.02}, on_stopped=Callback("hooks.raises"))
+        job = site.enqueue(script={"words": 10_000, "interval": 0.02}, on_stopped=Callback("hooks.raises"))
         site.streams(job.id)
         send_stop_job_command(site.redis, job.id, serializer="json")
         assert site.booked(job)

@@ -191,7 +191,7 @@ def test_jobs_under_a_rate_limit_run_no_more_at_once_than_it_says(site):
 def test_a_job_that_is_cancelled_frees_its_place_under_the_limit(site, end):
     limit = RateLimit("tenant", 1)
     with site.worker(settings=site.settings(heartbeat_interval=0.1)):
-        first, second = (site.enqueue(script={"words": 1000, "interval": 0.02}, rate_limit=limit) for _ in range(2))
+        first, second = (site.enqueue(script={"words": 10_000, "interval": 0.02}, rate_limit=limit) for _ in range(2))
         site.streams(first.id)
         match end:
             case "cancel key":
@@ -208,7 +208,7 @@ def test_a_job_that_is_cancelled_frees_its_place_under_the_limit(site, end):
 def test_a_job_that_is_cancelled_while_it_waits_frees_its_place_under_the_limit(site):
     limit = RateLimit("tenant", 1)
     with site.worker(settings=site.settings(concurrency=1)), Bus(site.url) as bus:
-        busy = site.enqueue(script={"words": 1000, "interval": 0.02})
+        busy = site.enqueue(script={"words": 10_000, "interval": 0.02})
         site.streams(busy.id)
         first, second = (site.enqueue(rate_limit=limit) for _ in range(2))
         assert bus.task(first.id).cancel()
