@@ -88,7 +88,7 @@ def _event(chunk: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(chunk)}\n\n".encode()
 
 
-def talk(bus: Bus, count: int, topic: str = ANYTHING) -> list[Task]:
+def talk(bus: Bus, count: int = 1, topic: str = ANYTHING) -> list[Task]:
     """Tasks that the talker carries out."""
     return [bus.chat(messages=topic, model=MODEL) for _ in range(count)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import re
@@ -19,12 +20,14 @@ from clustersite import PREFIX, Site
 from faults import attempts
 from processes import DELTABUS, PATIENCE, deltabus
 from processes import run as run_to_its_end
-from talker import Talker, talk
+from redis.client import Pipeline
+from talker import Talker, talk, told
 
 from chaos.nodes import Nodes, ask
 from deltabus import Cancelled, Task, TaskFailed, keys
 from deltabus.cli import exits
 from deltabus.commit import pack_command
+from deltabus.embedded import EmbeddedRedis
 from deltabus.events import AnyEvent
 from deltabus.look import look
 from deltabus.testing import check_events
@@ -92,6 +95,16 @@ def test_a_refusal_of_several_nodes_is_one_answer(site: Site) -> None:
         assert [site.redis.get(key) for key in "abc"] == [b"a", b"b", b"c"]
 
 
+@contextlib.contextmanager
+def paused(server: EmbeddedRedis) -> Iterator[None]:
+    """Who writes waits for an answer."""
+    ask(server, "CLIENT", "PAUSE", int(PATIENCE * 1000), "WRITE")
+    try:
+        yield
+    finally:
+        ask(server, "CLIENT", "UNPAUSE")
+
+
 @pytest.mark.parametrize("whose", ["RQ's node", "another node"])
 def test_whoever_is_cancelled_amid_answers_leaves_none_of_them_to_others(site: Site, whose: str) -> None:
     """The next one on the same connection is told what was asked last."""
@@ -104,19 +117,19 @@ def test_whoever_is_cancelled_amid_answers_leaves_none_of_them_to_others(site: S
         async with clients.asynchronous(site.nodes.url, home=PREFIX, max_connections=1) as client:
             for name in names:
                 assert await client.set(name, name)
-            ask(slow, "CLIENT", "PAUSE", 500)  # milliseconds
             pipe = client.pipeline(transaction=False)
             for name in names:
                 if places[name] is slow:
-                    pipe.get(name)
-            asking = asyncio.create_task(pipe.execute())
-            while not any(line._due for line in client.connection_pool._in_use_connections):
-                await asyncio.sleep(0)
-            for _ in range(100):  # turns of the loop, until it has nothing to do but wait
-                await asyncio.sleep(0)
-            asking.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await asking
+                    pipe.set(name, name)
+            with paused(slow):
+                asking = asyncio.create_task(pipe.execute())
+                while not any(line._due for line in client.connection_pool._in_use_connections):
+                    await asyncio.sleep(0)
+                for _ in range(100):  # turns of the loop, until it has nothing to do but wait
+                    await asyncio.sleep(0)
+                asking.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asking
             for name in reversed(names):
                 assert await client.get(name) == name.encode()
             assert not client.connection_pool._in_use_connections
@@ -133,6 +146,10 @@ def test_whoever_is_interrupted_amid_answers_leaves_none_of_them_to_others(site:
     def interrupt(*_: object) -> None:
         raise Interruption
 
+    def execute(pipe: Pipeline) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        pipe.execute()
+
     names = [f"key {number}" for number in range(20)]
     home = site.nodes.owner(site.nodes.slot(PREFIX))
     slow = next(server for server in site.nodes.servers if server is not home)
@@ -142,13 +159,11 @@ def test_whoever_is_interrupted_amid_answers_leaves_none_of_them_to_others(site:
         with clients.blocking(site.nodes.url, home=PREFIX, max_connections=1) as client:
             for name in (PREFIX, *names):
                 assert client.set(name, name)
-            ask(slow, "CLIENT", "PAUSE", 1000)  # milliseconds
             pipe = client.pipeline(transaction=False)
             for name in away:
-                pipe.get(name)
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
-            with pytest.raises(Interruption):
-                pipe.execute()
+                pipe.set(name, name)
+            with paused(slow), pytest.raises(Interruption):
+                execute(pipe)
             for name in (PREFIX, *names):
                 assert client.get(name) == name.encode()
     finally:
@@ -167,13 +182,15 @@ def test_tasks_are_cancelled_wherever_they_are(site: Site) -> None:
             assert isinstance(list(task.events())[-1], Cancelled)
 
 
-def test_what_a_killed_worker_ran_runs_elsewhere(site: Site) -> None:
-    with site.worker() as victim, site.worker():
-        tasks = site.chat(20, words=40, interval=0.05)
+def test_what_a_killed_worker_ran_runs_elsewhere(site: Site, talker: Talker) -> None:
+    with site.worker(**talker.settings) as victim:
+        tasks = talk(site.bus, 20)
         for task in tasks:
             site.streams(task)
-        victim.process.kill()
-        assert max(site.completes(task, 40) for task in tasks) == 2
+        with site.worker(**talker.settings):
+            victim.process.kill()
+            talker.let_end()
+            assert {told(task) for task in tasks} == {2}
 
 
 def test_the_command_lines_work(site: Site, tmp_path: Path) -> None:
@@ -182,15 +199,19 @@ def test_the_command_lines_work(site: Site, tmp_path: Path) -> None:
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 
+    def fails(task: Task) -> None:
+        with pytest.raises(TaskFailed):
+            task.result(timeout=PATIENCE)
+        # RQ's records follow a moment after the log.
+        site.until(lambda: site.redis.zscore(f"{PREFIX}:failed:chat", task.id), "the failure is not booked")
+
     rq = (sys.executable, "-m", "rq.cli", "info", "--config", "deltabus.rqsettings")
     with site.worker():
         (task,) = site.chat(1, words=3, fail_after=1, error="invalid_request")
-        with pytest.raises(TaskFailed):
-            task.result(timeout=PATIENCE)
+        fails(task)
         assert task.id in run(*DELTABUS, "dead", "list")
         assert "1 requeued" in run(*DELTABUS, "dead", "requeue", task.id)
-        with pytest.raises(TaskFailed):
-            task.result(timeout=PATIENCE)
+        fails(task)
         assert attempts(list(task.events())) == 2
         assert "1 purged" in run(*DELTABUS, "dead", "purge", task.id)
         assert not site.redis.exists(keys.log(task.id))
@@ -219,31 +240,33 @@ def test_each_key_is_asked_of_the_node_that_owns_it(site: Site, tmp_path: Path) 
     assert done.stdout.count(b"# 127.0.0.1:") == done.stderr.count(b"No scripts in execution") == 3, "each is asked"
 
 
-def test_streams_go_on_while_a_node_restarts(site: Site) -> None:
-    with site.worker():
-        tasks = site.chat(20, words=60, interval=0.05)
+def test_streams_go_on_while_a_node_restarts(site: Site, talker: Talker) -> None:
+    with site.worker(**talker.settings):
+        tasks = talk(site.bus, 20)
         for task in tasks:
             site.streams(task)
         for server in site.nodes.servers:
             server.kill()
             server.start()
             site.nodes.settle()
+        talker.let_end()
         for task in tasks:
-            site.completes(task, 60)
+            told(task)
         (task,) = site.chat(1, words=3)
         assert site.completes(task, 3) == 1
 
 
-def test_streams_go_on_while_slots_move(site: Site) -> None:
+def test_streams_go_on_while_slots_move(site: Site, talker: Talker) -> None:
     """Those of their logs, and that of all of RQ's keys."""
-    with site.worker():
-        tasks = site.chat(6, words=60, interval=0.05)
+    with site.worker(**talker.settings):
+        tasks = talk(site.bus, 6)
         for task in tasks:
             site.streams(task)
         for key in (*(keys.log(task.id) for task in tasks[:3]), PREFIX):
             site.nodes.move(site.nodes.slot(key))
+        talker.let_end()
         for task in tasks:
-            assert site.completes(task, 60) == 1
+            assert told(task) == 1
         (task,) = site.chat(1, words=3)
         assert site.completes(task, 3) == 1
 
@@ -329,14 +352,15 @@ def test_whoever_listens_at_another_node_at_the_same_time_shares_one_line_to_it(
     gc.collect()  # what was left open would be an error of this test
 
 
-def test_followers_go_with_a_sharded_channel_that_moves(sharded: Site) -> None:
-    with sharded.worker():
-        tasks = sharded.chat(6, words=60, interval=0.05)
+def test_followers_go_with_a_sharded_channel_that_moves(sharded: Site, talker: Talker) -> None:
+    with sharded.worker(**talker.settings):
+        tasks = talk(sharded.bus, 6)
         readers = [Reader(task) for task in tasks]
         for task in tasks:
             sharded.streams(task)
         for task in tasks[:3]:
             sharded.nodes.move(sharded.nodes.slot(keys.log(task.id)))
+        talker.let_end()
         for reader in readers:
             reader.join(PATIENCE)
             check_events(reader.seen)

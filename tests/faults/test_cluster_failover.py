@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from clustersite import PREFIX, Site
+from talker import Talker, talk, told
 
 from chaos.nodes import Move, Nodes, ask
 from deltabus import Bus, BusUnavailable, Cancelled, Completed, Task, keys
@@ -56,17 +57,20 @@ def meanwhile(site: Site, what: Callable[[], object]) -> list[Task]:
 
 
 @pytest.mark.parametrize(("how", "whose"), [("killed", "rq"), ("handed over", "logs")])
-def test_streams_and_producers_go_on_when_a_replica_takes_over(site: Site, whose: str, how: str) -> None:
-    with site.worker():
-        tasks = site.chat(9, words=100, interval=0.05)
+def test_streams_and_producers_go_on_when_a_replica_takes_over(
+    site: Site, talker: Talker, whose: str, how: str
+) -> None:
+    with site.worker(**talker.settings):
+        tasks = talk(site.bus, 9)
         for task in tasks:
             site.streams(task)
         slot = site.nodes.slot(PREFIX) if whose == "rq" else elsewhere(site, tasks)[0]
         before = site.nodes.owner(slot)
         sent = meanwhile(site, lambda: (site.nodes.crash if how == "killed" else site.nodes.fail_over)(slot))
         assert site.nodes.owner(slot) is not before
+        talker.let_end()
         for task in tasks:
-            site.completes(task, 100)
+            told(task)
         for task in sent:
             assert site.completes(task, 3) == 1
 
@@ -94,49 +98,54 @@ class Deaf:
         self._nodes.depose(self._master, self._replica, self._slot)
 
 
-def test_an_end_that_a_dead_master_took_with_it_is_told_anew_by_what_rq_knows(site: Site) -> None:
-    with site.worker():
-        tasks = site.chat(9, words=60, interval=0.05)
+def test_an_end_that_a_dead_master_took_with_it_is_told_anew_by_what_rq_knows(site: Site, talker: Talker) -> None:
+    with site.worker(**talker.settings):
+        tasks = talk(site.bus, 9)
         for task in tasks:
             site.streams(task)
         slot, lost = elsewhere(site, tasks)
         with Deaf(site, slot):
+            talker.let_end()
             for task in tasks:
-                assert site.completes(task, 60) == 1
+                assert told(task) == 1
         assert not any(site.redis.xrange(keys.log(task.id), keys.SEAL) for task in lost)
         for task in lost:
             site.until(lambda: site.redis.xrange(keys.log(task.id), keys.SEAL), "its log stays open")  # noqa: B023
-            assert site.completes(task, 60) == 2
+            assert told(task) == 2
 
 
-def test_a_run_of_which_rqs_dead_master_took_the_end_with_it_is_not_run_again(site: Site) -> None:
-    with site.worker():
-        tasks = site.chat(5, words=60, interval=0.05)
+def test_a_run_of_which_rqs_dead_master_took_the_end_with_it_is_not_run_again(site: Site, talker: Talker) -> None:
+    with site.worker(**talker.settings):
+        tasks = talk(site.bus, 5)
         for task in tasks:
             site.streams(task)
         site.synchronise(home(site))
         with Deaf(site, site.nodes.slot(PREFIX)):
+            talker.let_end()
             for task in tasks:
-                assert site.completes(task, 60) == 1
+                assert told(task) == 1
         for task in tasks:
             job = f"{PREFIX}:job:{task.id}"
             site.until(lambda: site.redis.hget(job, "status") == b"finished", "the end is not booked")  # noqa: B023
         remembered = [task for task in tasks if site.nodes.owner(site.nodes.slot(keys.log(task.id))) is not home(site)]
         for task in remembered:
-            assert site.completes(task, 60) == 1
+            assert told(task) == 1
 
 
-def test_a_task_of_which_rqs_dead_master_took_all_record_along_ends_once(site: Site) -> None:
+def test_a_task_of_which_rqs_dead_master_took_all_record_along_ends_once(site: Site, talker: Talker) -> None:
     """To whoever runs it, it is as if somebody had deleted the job; unless its log is lost too, and so tells of it."""
-    with site.worker():
+    with site.worker(**talker.settings):
         with Deaf(site, site.nodes.slot(PREFIX)):
-            tasks = site.chat(5, words=250, interval=0.05)
+            tasks = talk(site.bus, 5)
             for task in tasks:
                 site.streams(task)
         with_rq = [task for task in tasks if site.nodes.owner(site.nodes.slot(keys.log(task.id))) is home(site)]
         for task in tasks:
-            *_, ending = task.events()
-            assert isinstance(ending, Completed if task in with_rq else Cancelled)
+            if task not in with_rq:
+                assert isinstance(list(task.events())[-1], Cancelled)
+        talker.let_end()
+        for task in with_rq:
+            assert isinstance(list(task.events())[-1], Completed)
 
 
 def refused(server: EmbeddedRedis) -> int:
@@ -147,10 +156,10 @@ def refused(server: EmbeddedRedis) -> int:
     )
 
 
-def test_a_slot_that_is_long_on_its_way_is_waited_for(site: Site) -> None:
+def test_a_slot_that_is_long_on_its_way_is_waited_for(site: Site, talker: Talker) -> None:
     """RQ's own, and that of a log: keys are at neither end alone (`ASK`), or at both (`TRYAGAIN`)."""
-    with site.worker():
-        tasks = site.chat(6, words=60, interval=0.05)
+    with site.worker(**talker.settings):
+        tasks = talk(site.bus, 6)
         for task in tasks:
             site.streams(task)
         slot, _ = elsewhere(site, tasks)
@@ -172,15 +181,16 @@ def test_a_slot_that_is_long_on_its_way_is_waited_for(site: Site) -> None:
             ):
                 bus.chat({"echo": {"words": 1}}, messages="hello")
             sent = meanwhile(site, move.end)
+        talker.let_end()
         for task in tasks:
-            assert site.completes(task, 60) == 1
+            assert told(task) == 1
         for task in sent:
             site.completes(task, 3)
 
 
-def test_a_node_that_comes_is_found_and_one_that_goes_is_missed_by_nobody(site: Site) -> None:
-    with site.worker() as worker:
-        tasks = site.chat(6, words=250, interval=0.05)
+def test_a_node_that_comes_is_found_and_one_that_goes_is_missed_by_nobody(site: Site, talker: Talker) -> None:
+    with site.worker(**talker.settings) as worker:
+        tasks = talk(site.bus, 6)
         for task in tasks:
             site.streams(task)
         host = home(site)
@@ -198,6 +208,7 @@ def test_a_node_that_comes_is_found_and_one_that_goes_is_missed_by_nobody(site: 
         assert home(site) is host
         for task in site.chat(3, words=3):
             assert site.completes(task, 3) == 1
+        talker.let_end()
         for task in tasks:
-            assert site.completes(task, 250) == 1
+            assert told(task) == 1
         assert worker.process.poll() is None

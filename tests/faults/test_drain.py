@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from faults import Scene, attempts
+from talker import Talker, talk, told
 
 from deltabus.events import Retrying
 from deltabus.jobs import LOST_FIELD
@@ -24,9 +25,9 @@ def test_what_can_finish_in_time_finishes_where_it_is(scene: Scene, number: int)
         scene.nothing_is_left()
 
 
-def test_what_cannot_is_handed_back_to_the_front_and_runs_elsewhere(scene: Scene) -> None:
-    with scene.worker(DELTABUS_DRAIN_TIMEOUT="0.2") as leaving:
-        (first,) = scene.chat(words=100, interval=0.05)
+def test_what_cannot_is_handed_back_to_the_front_and_runs_elsewhere(scene: Scene, talker: Talker) -> None:
+    with scene.worker(DELTABUS_DRAIN_TIMEOUT="0.2", **talker.settings) as leaving:
+        (first,) = talk(scene.bus)
         scene.streams(first)
         leaving.process.send_signal(signal.SIGTERM)
         leaving.wait_for("draining")
@@ -34,12 +35,12 @@ def test_what_cannot_is_handed_back_to_the_front_and_runs_elsewhere(scene: Scene
         assert leaving.end() == 0
     assert scene.redis.lrange("rq:queue:chat", 0, -1) == [first.id.encode(), second.id.encode()]
     assert scene.redis.hget(f"rq:job:{first.id}", LOST_FIELD) is None
-    with scene.worker():
-        events = scene.words(first, 100)
+    talker.let_end()
+    with scene.worker(**talker.settings):
+        assert told(first) == 2
         scene.words(second, 3)
         scene.nothing_is_left()
-    assert attempts(events) == 2
-    (retrying,) = [event for event in events if isinstance(event, Retrying)]
+    (retrying,) = [event for event in first.events() if isinstance(event, Retrying)]
     assert "shutting down" in retrying.reason
 
 

@@ -21,6 +21,7 @@ from rq import Queue, SimpleWorker
 from rq.command import send_stop_job_command
 from rq.intermediate_queue import IntermediateQueue
 from scripted import HELLO, STILL, limited, says, speaks_to, text
+from talker import Talker, talk, told
 
 from chaos.proxy import Point, Then
 from deltabus import Bus, Task, keys
@@ -109,31 +110,33 @@ def test_a_pickle_is_never_opened_and_does_not_end_the_worker(scene: Scene, tmp_
     assert not touched.exists()
 
 
-def test_a_deploy_that_does_not_wait_leaves_no_job_stuck(scene: Scene) -> None:
+def test_a_deploy_that_does_not_wait_leaves_no_job_stuck(scene: Scene, talker: Talker) -> None:
     """rq/rq#507, #584, #1516, python-arq/arq#343. To RQ, a job without `retry` that lost its worker has failed."""
-    with scene.worker() as old:
-        (task,) = scene.chat(words=60, interval=0.05)
+    with scene.worker(**talker.settings) as old:
+        (task,) = talk(scene.bus)
         scene.streams(task)
         old.process.send_signal(signal.SIGTERM)
         old.wait_for("draining")
         old.process.kill()
-        with scene.worker():
-            assert attempts(scene.words(task, 60)) == 2
+        talker.let_end()
+        with scene.worker(**talker.settings):
+            assert told(task) == 2
             scene.nothing_is_left()
     assert scene.redis.hget(f"rq:job:{task.id}", "status") == b"finished"
 
 
-def test_a_kill_of_whoever_recovers_the_work_of_the_dead_loses_none_of_it(scene: Scene) -> None:
+def test_a_kill_of_whoever_recovers_the_work_of_the_dead_loses_none_of_it(scene: Scene, talker: Talker) -> None:
     """Recovery that itself fails on SIGKILL: taskiq-python/taskiq-redis#131."""
-    with scene.worker() as first:
-        (task,) = scene.chat(words=30, interval=0.05)
+    with scene.worker(**talker.settings) as first:
+        (task,) = talk(scene.bus)
         scene.streams(task)
         first.process.kill()
     with Detour(scene.server.url) as detour, scene.worker(DELTABUS_REDIS_URL=detour.url) as second:
         reaped = Point((REAP.sha,), done=True, answer=task.id.encode())
         detour.strike_at(reaped, second.process.kill, Then.LOSE)()
-    with scene.worker():
-        assert attempts(scene.words(task, 30)) == 2
+    talker.let_end()
+    with scene.worker(**talker.settings):
+        assert told(task) == 2
         scene.nothing_is_left()
 
 
@@ -159,7 +162,7 @@ def test_a_long_silence_is_not_taken_for_a_dead_worker(scene: Scene, provider: S
 
 def test_a_task_that_kills_its_workers_is_not_redelivered_for_ever(scene: Scene) -> None:
     """A poison job that went round for 17 hours: activepieces/activepieces#15130."""
-    (poison,) = scene.chat(words=1000, interval=0.05)
+    (poison,) = scene.chat(words=3, stall_after=1)
     for death in (1, 2):
         with scene.worker(DELTABUS_MAX_DELIVERIES="2") as victim:
             scene.streams(poison, attempt=death)
@@ -221,12 +224,13 @@ def test_a_cancel_whose_message_is_lost_is_not(scene: Scene) -> None:
 def test_one_of_many_running_tasks_can_be_cancelled(scene: Scene) -> None:
     """Asked for for years: taskforcesh/bullmq#632, rq/rq#684."""
     with scene.worker():
-        tasks = scene.chat(5, words=40, interval=0.05)
-        for task in tasks:
+        (unwanted,) = scene.chat(words=40, stall_after=1)
+        wanted = scene.chat(4, words=40, interval=0.05)
+        for task in [unwanted, *wanted]:
             scene.streams(task)
-        send_stop_job_command(scene.redis, tasks[0].id, serializer="json")
-        assert isinstance(scene.ending(tasks[0]), Cancelled)
-        for task in tasks[1:]:
+        send_stop_job_command(scene.redis, unwanted.id, serializer="json")
+        assert isinstance(scene.ending(unwanted), Cancelled)
+        for task in wanted:
             assert attempts(scene.words(task, 40)) == 1
         scene.nothing_is_left()
 

@@ -33,7 +33,7 @@ def test_a_task_that_a_stock_worker_of_several_queues_took_to_its_grave_is_found
 
 def test_a_task_that_rq_cancels_while_it_waits_ends_for_those_who_follow_it(scene):
     with scene.worker(DELTABUS_LEASE="1", DELTABUS_CONCURRENCY="1") as worker:
-        [running] = scene.chat(words=1000, interval=0.02)
+        [running] = scene.chat(words=9, stall_after=1)
         [waiting] = scene.chat(words=3)
         scene.streams(running)
         Job.fetch(waiting.id, connection=scene.redis, serializer="json").cancel()

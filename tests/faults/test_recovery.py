@@ -8,6 +8,7 @@ import signal
 from faults import FAST, Scene, attempts
 from processes import DELTABUS, Background, environ
 from redis.asyncio import Redis
+from talker import Talker, talk, told
 
 from deltabus import keys
 from deltabus.cli import exits
@@ -17,38 +18,41 @@ from deltabus.log import Log
 from deltabus.settings import Settings
 
 
-def test_what_a_killed_worker_was_running_is_run_again(scene: Scene) -> None:
-    with scene.worker() as victim:
-        tasks = scene.chat(20, words=30, interval=0.1)
+def test_what_a_killed_worker_was_running_is_run_again(scene: Scene, talker: Talker) -> None:
+    with scene.worker(**talker.settings) as victim:
+        tasks = talk(scene.bus, 20)
         for task in tasks:
             scene.streams(task)
         victim.process.kill()
-        with scene.worker():
+        talker.let_end()
+        with scene.worker(**talker.settings):
             for task in tasks:
-                assert attempts(scene.words(task, 30)) == 2
-        scene.nothing_is_left()
+                assert told(task) == 2
+            scene.nothing_is_left()
 
 
-def test_a_worker_of_the_same_name_takes_up_the_work_of_the_one_that_was_killed(scene: Scene) -> None:
-    with scene.worker("--name", "pod-0") as victim:
-        (task,) = scene.chat(words=30, interval=0.05)
+def test_a_worker_of_the_same_name_takes_up_the_work_of_the_one_that_was_killed(scene: Scene, talker: Talker) -> None:
+    with scene.worker("--name", "pod-0", **talker.settings) as victim:
+        (task,) = talk(scene.bus)
         scene.streams(task)
         victim.process.kill()
         victim.process.wait()
-        with scene.worker("--name", "pod-0"):
-            assert attempts(scene.words(task, 30)) == 2
+        talker.let_end()
+        with scene.worker("--name", "pod-0", **talker.settings):
+            assert told(task) == 2
 
 
-def test_it_does_so_at_once_where_the_killed_one_was_a_process_of_its_own_host(scene: Scene) -> None:
+def test_it_does_so_at_once_where_the_killed_one_was_a_process_of_its_own_host(scene: Scene, talker: Talker) -> None:
     """However long the lease lasts: a test that waited for it would fail."""
-    forever = {"DELTABUS_LEASE": "3600"}
-    with scene.worker("--name", "pod-0", **forever) as victim:
-        (task,) = scene.chat(words=30, interval=0.05)
+    settings = {"DELTABUS_LEASE": "3600", **talker.settings}
+    with scene.worker("--name", "pod-0", **settings) as victim:
+        (task,) = talk(scene.bus)
         scene.streams(task)
         victim.process.kill()
         victim.process.wait()
-        with scene.worker("--name", "pod-0", **forever):
-            assert attempts(scene.words(task, 30)) == 2
+        talker.let_end()
+        with scene.worker("--name", "pod-0", **settings):
+            assert told(task) == 2
 
 
 def test_a_frozen_worker_keeps_its_name(scene: Scene) -> None:
@@ -59,17 +63,18 @@ def test_a_frozen_worker_keeps_its_name(scene: Scene) -> None:
             assert second.end() == exits.USAGE
 
 
-def test_a_frozen_worker_is_fenced_and_goes_on_with_new_work(scene: Scene) -> None:
-    with scene.worker() as frozen:
-        (task,) = scene.chat(words=60, interval=0.05)
+def test_a_frozen_worker_is_fenced_and_goes_on_with_new_work(scene: Scene, talker: Talker) -> None:
+    with scene.worker(**talker.settings) as frozen:
+        (task,) = talk(scene.bus)
         scene.streams(task)
         frozen.process.send_signal(signal.SIGSTOP)
-        with scene.worker() as other:
+        with scene.worker(**talker.settings) as other:
             scene.streams(task, attempt=2)
             frozen.process.send_signal(signal.SIGCONT)
             frozen.wait_for("fenced")
             assert "is away" not in frozen.said
-            assert attempts(scene.words(task, 60)) == 2
+            talker.let_end()
+            assert told(task) == 2
             other.process.kill()
         (later,) = scene.chat(words=3)
         assert attempts(scene.words(later, 3)) == 1
