@@ -63,6 +63,7 @@ def run(command: str, folder: Path, environ: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(500)
 def test_the_readme_leads_from_an_empty_folder_to_a_plugin_that_passes_the_contract(tmp_path, environ):
     folder = tmp_path / "empty"
     folder.mkdir()

@@ -1,8 +1,8 @@
 """How long the kit waits: by silence and not by the clock, so that a slow machine fails no plugin.
 
-What counts against a plugin is time in which nothing happens at all: nothing was there to read or to write, nobody
-woke the loop. And it counts only as far as the test had the processor: where the machine keeps it away for seconds,
-that is one wait like any other. An endpoint in a thread or a process of its own has had as many turns by then.
+What counts against a plugin is time in which nothing happens at all: there is nothing to run, to read or to write. And
+it counts only as far as the test had the processor: where the machine keeps it away for seconds, that is one wait like
+any other. An endpoint in a thread or a process of its own has had as many turns by then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 #: Seconds after which a wait ends to look again; the most that one wait counts, however long the machine makes it.
 _TURN: Final = 0.05
-#: Times the patience that everything may take where things happen without end.
+#: Times the patience that everything may take where things happen without end, or the loop spins.
 _UTMOST: Final = 10
 
 
@@ -31,7 +31,7 @@ class PatientLoop(asyncio.SelectorEventLoop):
 
         Args:
             tasks: not cancelled where patience is over.
-            patience: seconds of silence at a stretch. Ten times as long is the end also where things happen.
+            patience: seconds of silence until something is heard. Ten times as long is the end in any case.
         """
         ear = self._ear
         heard, since, start = ear.heard, ear.silence, ear.time
@@ -51,19 +51,19 @@ class _Ear(selectors.DefaultSelector):
         super().__init__()
         #: Waits that ended because something happened.
         self.heard = 0
-        #: Seconds in all in which nothing did, and seconds in all, as far as they count.
+        #: Seconds in all that were waited in vain, and seconds in all, as far as they count.
         self.silence = 0.0
         self.time = 0.0
         self._last = time.monotonic()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        before = time.monotonic()
         ready = super().select(_TURN if timeout is None else min(timeout, _TURN))
         now = time.monotonic()
-        passed = min(now - self._last, _TURN)
+        self.time += min(now - self._last, _TURN)
         self._last = now
-        self.time += passed
         if ready:
             self.heard += 1
-        else:
-            self.silence += passed
+        elif timeout is None or timeout > 0:  # else there was something to run
+            self.silence += min(now - before, _TURN)
         return ready
