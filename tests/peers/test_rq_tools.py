@@ -117,7 +117,7 @@ def server() -> Iterator[EmbeddedRedis]:
 
 @pytest.fixture(scope="module")
 def serving(server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    variables = {"DELTABUS_CONCURRENCY": str(SLOTS), "DELTABUS_LEASE": "60", "DELTABUS_HEARTBEAT_INTERVAL": "1"}
+    variables = {"DELTABUS_CONCURRENCY": str(SLOTS), "DELTABUS_LEASE": "3", "DELTABUS_HEARTBEAT_INTERVAL": "1"}
     folder = tmp_path_factory.mktemp("worker")
     with (
         Background([*DELTABUS, "worker", "chat"], folder=folder, environ=environ(server.url, **variables)) as worker,
