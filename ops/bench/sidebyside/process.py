@@ -123,9 +123,10 @@ def _tree(pid: int) -> list[int]:
 def _cpu(pid: int) -> float:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        # Its own by clock_getcpuclockid(3), to the nanosecond; of its children that have ended, there are ticks alone.
+        return time.clock_gettime(~pid << 3 | 2) + sum(map(int, fields[13:15])) / _TICKS
     except OSError:
         return 0.0
-    return sum(map(int, fields[11:15])) / _TICKS
 
 
 def _memory(pid: int) -> int:

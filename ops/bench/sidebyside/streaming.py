@@ -68,6 +68,7 @@ def window(stage: Stage, contender: str, streams: int, rate: float, seconds: flo
             time.sleep(WARM_UP)
             before, deltas, cpu, begun = cost(stage.client), counter.deltas, process.cpu, time.monotonic()
             time.sleep(seconds)
+            wait_until(lambda: counter.deltas > deltas, PATIENCE, what="a delta", process=process)
             after = cost(stage.client)
             return Window(
                 counter.deltas - deltas,
