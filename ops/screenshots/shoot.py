@@ -14,11 +14,15 @@ from rich.terminal_theme import TerminalTheme
 from deltabus.cli.onlooker import Onlooker
 from deltabus.cli.server import connect
 from deltabus.cli.top import View
+from deltabus.overview import Overview
 from deltabus.settings import Settings
 from screenshots.load import loaded
 
 #: Columns and lines.
 SIZE: Final = (128, 40)
+
+#: Seconds after which it is drawn as it is.
+PATIENCE: Final = 60.0
 
 #: Legible on white and on black pages.
 THEME: Final = TerminalTheme(
@@ -35,7 +39,7 @@ _FONTS: Final = re.compile(r"\s*@font-face \{.*?\}\n", re.DOTALL)
 
 
 def shoot(path: Path, *, seconds: float, workers: int = 3, slots: int = 45, streams: int = 170) -> str:
-    """Look at a loaded bus for so long, draw it as `deltabus top` does, and write the picture.
+    """Look at a loaded bus for so long, and until all slots are taken, draw it as `deltabus top` does, and write that.
 
     Returns:
         the same as text.
@@ -54,8 +58,14 @@ def shoot(path: Path, *, seconds: float, workers: int = 3, slots: int = 45, stre
 def _watch(settings: Settings, seconds: float) -> View:
     # Where Redis really is, is of no interest, and differs from time to time.
     view = View("redis://redis.internal:6379/0")
-    end = time.monotonic() + seconds
+    begun, looks, busy = time.monotonic(), 0, False
     with Onlooker(connect(settings), settings.rq_key_prefix, every=1) as onlooker:
-        while time.monotonic() < end:
-            view.see(onlooker.next())
+        # Rates take two looks.
+        while time.monotonic() < begun + seconds or looks < 2 or not (busy or time.monotonic() > begun + PATIENCE):
+            view.see(sight := onlooker.next())
+            if isinstance(sight.found, Overview):
+                looks += 1
+                busy = bool(sight.found.workers) and all(
+                    worker.running == worker.slots for worker in sight.found.workers
+                )
     return view
