@@ -15,12 +15,13 @@ import pytest
 import warm
 from documents import ROOT, Block, Reader, blocks
 from observed import fetch
-from processes import DELTABUS, PATIENCE, Background, environ
-from redis import Redis
+from processes import DELTABUS, PATIENCE, Background, environ, patient
+from redis.exceptions import RedisError
 from rq.job import Job
 from rq.registry import FailedJobRegistry
+from talker import MODEL, Talker
 
-from deltabus import Bus, Task, TaskFailed, events
+from deltabus import Bus, BusError, Task, TaskFailed, TaskNotFound, events
 from deltabus.embedded import EmbeddedRedis
 from deltabus.testing.server import Reply, ScriptedServer
 
@@ -33,6 +34,11 @@ base_url = "{url}"
 api_key = "sk-not-the-key"
 models = ["llama-*"]
 
+[providers.talker]
+plugin = "openai"
+base_url = "{talker}/v1"
+models = ["{model}"]
+
 [providers.echo]
 """
 
@@ -41,8 +47,13 @@ PASSWORD = "p@ss/w:rd"
 
 #: An answer without end, until somebody cancels it.
 ENDLESS = {"echo": {"words": 100_000, "interval": 0.05}}
-#: Leases as short as a machine with a busy neighbour keeps them, and two slots to fill.
-SETTINGS = {"DELTABUS_LEASE": "4", "DELTABUS_HEARTBEAT_INTERVAL": "1", "DELTABUS_CONCURRENCY": "2"}
+#: Two slots to fill; and a lease and a drain that no scene outlives, however busy the machine.
+SETTINGS = {
+    "DELTABUS_LEASE": "30",
+    "DELTABUS_HEARTBEAT_INTERVAL": "1",
+    "DELTABUS_DRAIN_TIMEOUT": "600",
+    "DELTABUS_CONCURRENCY": "2",
+}
 
 
 def sections() -> dict[str, list[Block]]:
@@ -61,8 +72,9 @@ def sections() -> dict[str, list[Block]]:
 class Night:
     """A bus that runs, and somebody with the runbook; scenes put symptoms on."""
 
-    def __init__(self, server: EmbeddedRedis, reader: Reader, folder: Path) -> None:
+    def __init__(self, server: EmbeddedRedis, talker: Talker, reader: Reader, folder: Path) -> None:
         self.server = server
+        self.talker = talker
         self.reader = reader
         self.folder = folder
         #: As ops/deploy sets it: a URL without its password, and the port that all processes of a host would have.
@@ -76,13 +88,13 @@ class Night:
         }
         (folder / "admin-password").write_text(PASSWORD, encoding="utf-8")
         reader.environ |= {**self.environ, "ADMIN": self.environ["DELTABUS_REDIS_URL"]}
-        self.redis = Redis.from_url(server.url)
+        self.redis = patient(server.url)
         self.bus = Bus(server.url)
         self.worker = self.start()
 
-    def start(self, *options: str) -> Background:
+    def start(self, *options: str, **more: str) -> Background:
         """A worker process; without options, the one whose port the runbook names."""
-        variables = environ(**self.environ, **SETTINGS)
+        variables = environ(**{**self.environ, **SETTINGS, **more})
         worker = Background([*DELTABUS, "worker", "chat", "file", *options], folder=self.folder, environ=variables)
         try:
             worker.wait_for("worker started")
@@ -114,11 +126,15 @@ class Night:
         return task
 
     def running(self, **request: Any) -> Task:
-        task = self.bus.chat(messages="hello", **(request or ENDLESS))
+        task = self.bus.chat(**{"messages": "hello", **(request or ENDLESS)})
         for event in task.events():
             if isinstance(event, events.Delta):
                 break
         return task
+
+    def talking(self, topic: str) -> Task:
+        """It runs until `talker.let_end(topic)`."""
+        return self.running(messages=topic, model=MODEL)
 
     def failed(self, **request: Any) -> Task:
         task = self.bus.chat(messages="hello", **(request or {"model": "llama-3"}))
@@ -133,12 +149,18 @@ class Night:
     def tidy(self) -> None:
         """Leave an idle worker, and nothing that waits, runs or has failed."""
         self.until(self.well)
-        for task in (*self.redis.zrange("rq:wip:chat", 0, -1), *self.redis.lrange("rq:queue:chat", 0, -1)):
-            self.bus.task(task.decode().partition(":")[0]).cancel()
-        self.until(lambda: not self.redis.exists("rq:wip:chat", "rq:queue:chat"))
+        self.until(self.cancelled)
         registry = FailedJobRegistry("chat", connection=self.redis, serializer="json")
         for task in registry.get_job_ids():
             registry.remove(task, delete_job=True)
+
+    def cancelled(self) -> bool:
+        """Cancel what runs and waits; whether that was nothing. One that is on its way from the queue is seen later."""
+        tasks = (*self.redis.zrange("rq:wip:chat", 0, -1), *self.redis.lrange("rq:queue:chat", 0, -1))
+        for task in tasks:
+            with contextlib.suppress(TaskNotFound):  # it has ended by itself
+                self.bus.task(task.decode().partition(":")[0]).cancel()
+        return not tasks and not self.redis.exists("rq:queue:chat:intermediate")
 
     def succeeded(self) -> None:
         """The worker has left in good order; another one is there."""
@@ -148,6 +170,8 @@ class Night:
         self.show(PID=self.worker.process.pid)
 
     def close(self) -> None:
+        with contextlib.suppress(BusError, RedisError):  # as where a scene has failed that has none, or a full one
+            self.cancelled()
         self.worker.stop()
         self.bus.close()
         self.redis.close()
@@ -160,12 +184,14 @@ def begun(folder: Path) -> Iterator[Night]:
     with (
         EmbeddedRedis(args=("--appendonly", "yes", "--requirepass", PASSWORD)) as server,
         ScriptedServer(default=lambda _: refusal) as provider,
+        Talker(folder) as talker,
         Reader(folder) as reader,
         warm.programs() as programs,
     ):
         reader.environ["PATH"] = f"{programs}{os.pathsep}{reader.environ['PATH']}"
-        (folder / "deltabus.toml").write_text(CONFIG.format(url=provider.url), encoding="utf-8")
-        night = Night(server, reader, folder)
+        config = CONFIG.format(url=provider.url, talker=talker.url, model=MODEL)
+        (folder / "deltabus.toml").write_text(config, encoding="utf-8")
+        night = Night(server, talker, reader, folder)
         try:
             night.show(PID=night.worker.process.pid)
             yield night

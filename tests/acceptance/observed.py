@@ -11,9 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from processes import DELTABUS, PATIENCE, Background, environ, free_port
+from processes import DELTABUS, PATIENCE, Background, environ, free_port, patient
 from prometheus_client.parser import text_string_to_metric_families
-from redis import Redis
 from rq import Queue
 from rq.job import Job
 
@@ -59,7 +58,7 @@ class Observed:
     """A context manager; `redis_url` is of a server with nothing in it."""
 
     def __init__(self, redis_url: str, folder: Path, *options: str, **variables: str) -> None:
-        self.redis = Redis.from_url(redis_url)
+        self.redis = patient(redis_url)
         self.port = free_port()
         self._stack = ExitStack()
         self.provider = self._stack.enter_context(ScriptedServer(default=_answer))

@@ -6,6 +6,7 @@ import atexit
 import codecs
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -19,12 +20,24 @@ from pathlib import Path
 from typing import Self
 
 import forkserver
+import pytest
 from click.testing import CliRunner
+from redis import Redis
 
 from deltabus.cli import main
 
-#: Seconds that anything that is waited for may take.
-PATIENCE = 60.0
+#: Seconds that anything that is waited for may take, on however busy a machine.
+PATIENCE = 120.0
+
+#: Seconds after which a process that was told to leave is told again.
+LEAVING = 30.0
+
+#: Ports to draw from, which nobody else draws: below those of embedded servers and every system's ephemeral ones, which
+#: any listener or client is given, and without those that documents name.
+PORTS = range(7_000, 9_000)
+
+#: Sockets that claim the ports which were drawn, by UDP, as they are still free for TCP; until this process ends.
+_claims: list[socket.socket] = []
 
 #: The command line, as a program of this environment.
 DELTABUS = (sys.executable, "-P", "-m", "deltabus.cli")
@@ -105,11 +118,26 @@ def fork_server(prefix: str | None = None) -> forkserver.ForkServer | None:
     return server
 
 
+def patient(url: str) -> Redis:
+    """A client that waits for an answer; redis-py's own asks again after 5 seconds, and then gives up."""
+    return Redis.from_url(url, socket_timeout=2 * PATIENCE)
+
+
 def free_port() -> int:
-    """A TCP port on which nobody listens, at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 on which nobody listens, and nobody else will until this test process has ended."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with contextlib.ExitStack() as stack:
+            claim = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            probe = stack.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                claim.bind(("127.0.0.1", port))
+                stack.pop_all()
+                probe.close()
+                _claims.append(claim)
+                return port
+    raise RuntimeError(f"all ports of {PORTS} are taken")
 
 
 class Background:
@@ -160,7 +188,10 @@ class Background:
 
     def end(self) -> int:
         """Wait for its end, and that of every process that has inherited its output; the exit code."""
-        code = self.process.wait(PATIENCE)
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"it does not end:\n{self.said}")
         self._reader.join(PATIENCE)
         assert not self._reader.is_alive(), f"something it started still runs:\n{self.said}"
         return code
@@ -171,7 +202,7 @@ class Background:
             if self.process.poll() is None:
                 self.process.send_signal(number)
                 try:
-                    self.process.wait(PATIENCE / 2)
+                    self.process.wait(LEAVING)
                 except subprocess.TimeoutExpired:
                     continue
         self._reader.join()

@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from processes import DELTABUS, PATIENCE, Background, environ
+from processes import DELTABUS, PATIENCE, Background, environ, free_port
+from talker import MODEL, Talker
 
 from deltabus.cli import exits
 
@@ -47,9 +48,20 @@ def start(folder: Path, tmp_path: Path) -> Iterator[Start]:
         process.stop()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+@pytest.fixture
+def talker(tmp_path: Path) -> Iterator[Talker]:
+    with Talker(tmp_path) as talker:
+        yield talker
+
+
+@pytest.fixture
+def underway(start: Start, talker: Talker) -> Iterator[Background]:
+    """A demo whose answer goes on."""
+    demo = start("demo", "anything", "--provider", "talker", "--model", MODEL, **talker.settings)
+    demo.wait_for("0 1 ")
+    yield demo
+    talker.let_end()
+    demo.stop()
 
 
 def ask(*words: str, redis_url: str | None = None) -> str:
@@ -87,29 +99,24 @@ def test_the_demo_can_ask_a_provider_of_the_configuration(start: Start, tmp_path
     assert "as configured" in demo.said
 
 
-def test_ctrl_c_during_the_demo_leaves_nothing_behind(start: Start, folder: Path) -> None:
-    demo = start("demo")
-    demo.wait_for("Every word")
-    demo.process.send_signal(signal.SIGINT)
-    assert demo.end() == exits.INTERRUPTED
+def test_ctrl_c_during_the_demo_leaves_nothing_behind(underway: Background, talker: Talker, folder: Path) -> None:
+    underway.process.send_signal(signal.SIGINT)
+    talker.let_end()  # its worker need not be killed
+    assert underway.end() == exits.INTERRUPTED
     assert list(folder.iterdir()) == []
-    assert "Traceback" not in demo.said
+    assert "Traceback" not in underway.said
 
 
-def test_a_demo_that_is_killed_takes_redis_and_worker_along(start: Start) -> None:
-    demo = start("demo")
-    demo.wait_for("Every word")
-    demo.process.kill()
-    demo.end()
+def test_a_demo_that_is_killed_takes_redis_and_worker_along(underway: Background) -> None:
+    underway.process.kill()
+    underway.end()
 
 
-def test_a_demo_whose_worker_ends_says_so(start: Start) -> None:
-    demo = start("demo")
-    worker = int(re.search(r"Worker +process (\d+)", demo.wait_for("Worker"))[1])  # type: ignore[index]
-    demo.wait_for("Every")
+def test_a_demo_whose_worker_ends_says_so(underway: Background) -> None:
+    worker = int(re.search(r"Worker +process (\d+)", underway.said)[1])  # type: ignore[index]
     os.kill(worker, signal.SIGKILL)
-    assert demo.end() == exits.FAILED
-    assert "error: the worker ended with exit code -9" in demo.said
+    assert underway.end() == exits.FAILED
+    assert "error: the worker ended with exit code -9" in underway.said
 
 
 def test_dev_is_found_where_every_client_looks(start: Start) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from processes import DELTABUS, PATIENCE, Background, deltabus, environ
+from processes import DELTABUS, PATIENCE, Background, deltabus, environ, patient
 from redis import Redis
 
 from deltabus.cli import exits
@@ -41,8 +41,8 @@ def test_the_whole_way_under_another_prefix(run: Callable[..., str], settings: d
         worker.wait_for("worker started")
         task = run("enqueue", "deltabus.tasks.chat", FAILS).strip()
         run("result", task, code=exits.FAILED)
-        with Redis.from_url(redis_url) as client:
-            assert client.xread({f"their:results:{task}": "0"}, block=20_000)
+        with patient(redis_url) as client:
+            assert client.xread({f"their:results:{task}": "0"}, block=int(PATIENCE * 1000))
             shown = json.loads(run("dead", "show", task, "--json"))
             assert (shown["code"], shown["status"], shown["attempts"]) == ("not_found", 404, 1)
             assert run("dead", "requeue", "--code", "not_found") == "1 requeued\n"

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from processes import DELTABUS, PATIENCE, Background, deltabus, environ
 from redis import Redis
+from talker import MODEL, Talker
 
 from deltabus import keys
 from deltabus.cli import exits
@@ -26,11 +28,17 @@ Start = Callable[..., Background]
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talker]:
+    with Talker(tmp_path_factory.mktemp("talker")) as talker:
+        yield talker
+
+
+@pytest.fixture(scope="module")
+def url(talker: Talker) -> Iterator[str]:
     """A Redis with a password, and a worker on it that all tests of this module share."""
     with EmbeddedRedis(args=("--requirepass", "hunter2")) as server:
         words = [*DELTABUS, "worker", "chat", "--redis", server.url]
-        with Background(words, environ=environ(DELTABUS_DRAIN_TIMEOUT="0")) as worker:
+        with Background(words, environ=environ(DELTABUS_DRAIN_TIMEOUT="0", **talker.settings)) as worker:
             worker.wait_for("worker started")
             yield server.url
 
@@ -109,16 +117,17 @@ def test_a_prompt_comes_from_wherever_it_is(run: Run, words: list[str], input: s
     assert (done.returncode, done.stdout) == (exits.DONE, f"{answer}\n"), done.stderr
 
 
-def test_ctrl_c_leaves_the_task_running_and_says_how_to_go_on(run: Run, start: Start) -> None:
-    chat = start("chat", "x", *echo(words=30, interval=0.05))
-    chat.wait_for("bus")
+def test_ctrl_c_leaves_the_task_running_and_says_how_to_go_on(run: Run, start: Start, talker: Talker) -> None:
+    chat = start("chat", "long", "-m", MODEL)
+    chat.wait_for("0 1 ")
     chat.process.send_signal(signal.SIGINT)
     assert chat.end() == exits.INTERRUPTED
+    talker.let_end("long")
     shown, _, hint = chat.said.partition("\n")
     rest = run(*resume_command(hint))
     assert rest.returncode == exits.DONE
     whole = run("result", resume_command(hint)[1]).stdout
-    assert len(whole.split()) == 30
+    assert [int(word) for word in whole.split()] == [*range(len(whole.split()))]
     assert shown.removesuffix("^C") + rest.stdout == whole
 
 
@@ -166,10 +175,16 @@ def test_suspended_workers_are_told_from_missing_ones(start: Start, url: str) ->
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(url: str) -> None:
-    script = json.dumps({"words": 2000})
-    words = f"{' '.join(DELTABUS)} chat x --param 'echo={script}' | head -c 3; exit ${{PIPESTATUS[0]}}"
+    """The answer is more than fits into a pipe: it cannot all be there before the reader leaves."""
+    words = f"{shlex.join(DELTABUS)} chat - | head -c 3; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", words], env=environ(url), capture_output=True, text=True, timeout=PATIENCE, check=False
+        ["bash", "-c", words],
+        env=environ(url),
+        input="The " * 100_000,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (exits.PIPE, "The")
     assert "Traceback" not in done.stderr
@@ -298,6 +313,7 @@ def test_check_says_how_to_mend_a_server_that_evicts(run: Run, url: str) -> None
             done = run("check")
         finally:
             redis.config_set("maxmemory", "0")
+            redis.config_set("maxmemory-policy", "noeviction")
     assert done.returncode == exits.FAILED
     assert "to mend it: deltabus redis CONFIG SET maxmemory-policy noeviction" in done.stdout
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import DELTABUS, PATIENCE, Background, environ
+from processes import DELTABUS, PATIENCE, Background, environ, patient
 from redis import Redis
 from rq import Queue, Worker
 from rq.job import Job
+from talker import MODEL, Talker
 
+from deltabus import keys
 from deltabus.cli import exits
 from deltabus.embedded import EmbeddedRedis
 
@@ -24,7 +26,7 @@ Start = Callable[..., Background]
 
 @pytest.fixture
 def redis(redis_url: str) -> Any:
-    with Redis.from_url(redis_url) as client:
+    with patient(redis_url) as client:
         yield client
 
 
@@ -42,8 +44,8 @@ def start(redis_url: str) -> Any:
         process.stop()
 
 
-def enqueue(redis: Redis, prompt: str = "hello", **echo: Any) -> Job:
-    request = {"messages": [{"role": "user", "content": prompt}], "stream": True, "echo": echo}
+def enqueue(redis: Redis, prompt: str = "hello", **more: Any) -> Job:
+    request = {"messages": [{"role": "user", "content": prompt}], "stream": True, **more}
     queue = Queue("chat", connection=redis, serializer="json")
     return queue.enqueue("deltabus.tasks.chat", {"request": request})
 
@@ -84,17 +86,17 @@ def test_a_name_that_is_taken_is_said_in_one_line(start: Start) -> None:
     assert "Traceback" not in second.said
 
 
-def test_sigterm_lets_a_running_task_finish(start: Start, redis: Redis) -> None:
-    worker = start("chat")
-    job = enqueue(redis, words=20, interval=0.05)
-    channel = redis.pubsub(ignore_subscribe_messages=True)
-    channel.psubscribe("deltabus:*:events")
-    while b'"type":"delta"' not in ((channel.get_message(timeout=PATIENCE) or {}).get("data") or b""):
-        pass
-    channel.close()
-    worker.process.terminate()
-    assert worker.end() == exits.DONE
-    assert len(result(job).split()) == 20
+def test_sigterm_lets_a_running_task_finish(start: Start, redis: Redis, tmp_path: Path) -> None:
+    with Talker(tmp_path) as talker:
+        worker = start("chat", "--config", talker.settings["DELTABUS_CONFIG"])
+        job = enqueue(redis, "long", model=MODEL)
+        assert redis.xread({keys.log(job.id): "1-0"}, block=int(PATIENCE * 1000))  # what follows `started`
+        worker.process.terminate()
+        worker.wait_for('"message":"draining"')
+        talker.let_end("long")
+        assert worker.end() == exits.DONE
+    words = result(job).split()
+    assert words == [str(number) for number in range(len(words))]
 
 
 def test_of_several_processes_one_that_is_killed_is_replaced_and_work_goes_on(start: Start, redis: Redis) -> None:

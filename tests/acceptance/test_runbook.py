@@ -50,6 +50,7 @@ def test_workers_have_here_what_the_files_of_deploy_give_them(night: Night) -> N
     assert {*re.findall(r"\b(DELTABUS_\w+)[=:]", given)} == night.environ.keys()
 
 
+@pytest.mark.timeout(900)
 def test_the_commands_hold_on_a_cluster(tmp_path: Path) -> None:
     """As they stand. (Behind Sentinels is one server, once it is found, which tests/faults sees to.)"""
     with Nodes() as servers, Reader(tmp_path) as reader, warm.programs(RQ_KEY_PREFIX="{rq}") as programs:

@@ -13,7 +13,7 @@ from typing import Any
 from scripted import says
 
 from deltabus import Bus, Completed, Task
-from deltabus.testing import Reply, ScriptedServer, Signal, check_events
+from deltabus.testing import Reply, Request, ScriptedServer, Signal, check_events
 from deltabus.testing.server import Step
 
 #: By which tasks ask for it.
@@ -36,7 +36,7 @@ class Talker(ScriptedServer):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(default=lambda request: self._answer(request.json()["messages"][-1]["content"]))
+        super().__init__(default=self._reply)
         self._ends: defaultdict[str, Signal] = defaultdict(Signal)
         self._config = folder / "talker.toml"
 
@@ -51,7 +51,10 @@ class Talker(ScriptedServer):
         """Answers about it say one word more, and so do those that come."""
         self._ends[topic].set()
 
-    def _answer(self, topic: str) -> Reply:
+    def _reply(self, request: Request) -> Reply:
+        if request.method == "GET":
+            return Reply.json({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        topic = request.json()["messages"][-1]["content"]
         return Reply(headers={"Content-Type": "text/event-stream"}, body=_Answer(self._ends[topic]))
 
 
