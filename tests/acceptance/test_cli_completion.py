@@ -17,9 +17,16 @@ Tab = Callable[[str], list[str]]
 #: Where the program `deltabus` is.
 PROGRAMS = Path(sys.executable).parent
 
+#: The same, for a person who waits for Redis as long as it takes.
+PATIENT = f"""#!{sys.executable} -P
+from deltabus.cli import complete, main
+complete.PATIENCE = {PATIENCE}
+main()
+"""
 
-def shell(program: str, script: str, folder: Path, **variables: str) -> str:
-    path = f"{PROGRAMS}:{environ()['PATH']}"
+
+def shell(program: str, script: str, folder: Path, *, programs: Path = PROGRAMS, **variables: str) -> str:
+    path = f"{programs}:{environ()['PATH']}"
     done = subprocess.run(
         [program, "-c", script],
         cwd=folder,
@@ -37,6 +44,8 @@ def shell(program: str, script: str, folder: Path, **variables: str) -> str:
 def tab(tmp_path: Path, redis_url: str) -> Tab:
     """What bash offers when TAB is pressed at the end of a line."""
     script = shell("bash", "deltabus completion bash", tmp_path)
+    (tmp_path / "deltabus").write_text(PATIENT)
+    (tmp_path / "deltabus").chmod(0o700)
     (tmp_path / "deltabus.toml").write_text('queues = ["chat", "slow"]\n[providers.acme]\nplugin = "openai"\n')
 
     def tab(line: str) -> list[str]:
@@ -45,7 +54,7 @@ def tab(tmp_path: Path, redis_url: str) -> Tab:
             f"{script}\nCOMP_WORDS=({' '.join(repr(word) for word in words)})\nCOMP_CWORD={len(words) - 1}\n"
             '_deltabus_completion deltabus\nprintf "%s\\n" "${COMPREPLY[@]}"'
         )
-        return shell("bash", press, tmp_path, DELTABUS_REDIS_URL=redis_url).split()
+        return shell("bash", press, tmp_path, programs=tmp_path, DELTABUS_REDIS_URL=redis_url).split()
 
     return tab
 

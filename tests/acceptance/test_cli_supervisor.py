@@ -29,6 +29,11 @@ CHILD = """
 import os, signal, socket, sys
 
 signals = 0
+# Waited for as bytes: between a look for signals and a wait for one, one may come.
+woken, wakes = socket.socketpair()
+wakes.setblocking(False)
+signal.set_wakeup_fd(wakes.fileno())
+
 def count(number, frame):
     global signals
     signals += 1
@@ -46,7 +51,7 @@ from deltabus.supervisor import stop_with_supervisor
 stop_with_supervisor()
 test.sendall(b"%d\\n" % os.getpid())
 while True:
-    signal.pause()
+    woken.recv(100)
 """
 
 SUPERVISOR = """
@@ -171,7 +176,9 @@ def test_a_signal_that_comes_twice_at_once_is_one(stage: Stage) -> None:
 def test_a_time_to_drain_may_be_as_long_as_anybody_likes() -> None:
     run = "sys.exit(Supervisor(sys.argv[1:], 1, drain_timeout=1e300).run())"
     code = f"import sys; from deltabus.supervisor import Supervisor; {run}"
-    wait = "signal.signal(signal.SIGTERM, lambda *_: os._exit(4)); print('ready', flush=True); signal.pause()"
+    wait = (
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [15]); print('ready', flush=True); signal.sigwait([15]); os._exit(4)"
+    )
     command = [sys.executable, "-c", code, sys.executable, "-c", f"import os, signal; {wait}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as supervisor:
         assert supervisor.stdout is not None

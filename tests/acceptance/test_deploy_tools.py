@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT
+from processes import PATIENCE
 
 from supply import sbom
 
@@ -33,7 +34,7 @@ def tool(name: str) -> str:
 
 
 def run(*words: str | Path) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

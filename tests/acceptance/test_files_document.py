@@ -14,7 +14,7 @@ from deltabus.testing.api import ApiServer
 DOCUMENT = ROOT / "ops" / "files.md"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_every_command_and_program_runs_and_does_what_it_says(redis_url: str, tmp_path: Path) -> None:
     with ApiServer(models=["gpt-4o-mini", "tts-1"]) as server:
         variables = {"OPENAI_API_KEY": "sk-reader-0123456789", "OPENAI_BASE_URL": server.url}

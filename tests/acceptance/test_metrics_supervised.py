@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from observed import Observed
 
 from deltabus.embedded import EmbeddedRedis
@@ -31,6 +32,7 @@ def completed(seen: Observed) -> float:
     return seen.value("deltabus_tasks_ended_total", outcome="completed")
 
 
+@pytest.mark.timeout(900)
 def test_of_several_processes_nothing_is_lost_or_counted_twice(fresh_redis: EmbeddedRedis, tmp_path: Path) -> None:
     options = "--processes", "2", "--log-format", "console"
     with Observed(fresh_redis.url, tmp_path, *options, **LEASE) as seen:

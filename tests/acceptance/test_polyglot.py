@@ -55,7 +55,7 @@ def node() -> Callable[[str], list[str | Path]]:
         if not (folder / ".installed").exists():
             for file in wanted:
                 shutil.copy(file, folder)
-            subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, check=True, timeout=100)
+            subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, check=True, timeout=PATIENCE)
             (folder / ".installed").touch()
     return lambda script: ["node", folder / script]
 
@@ -107,7 +107,8 @@ class Stage:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=PATIENCE)
         for worker in self._workers:
-            worker.process.terminate()
+            # Told at an unlucky moment, RQ's own goes on all the same, until it is told again.
+            worker.process.kill()
             worker.stop()
         self.redis.close()
 

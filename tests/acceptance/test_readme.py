@@ -25,7 +25,7 @@ def reader(redis_url: str, tmp_path: Path) -> Iterator[Reader]:
         yield reader
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_every_command_and_program_of_the_readme_runs_and_does_what_it_says(reader: Reader) -> None:
     reader.follow(README)
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 from pathlib import Path
 
+import pytest
 from processes import DELTABUS, Background, environ
 
 from deltabus import AsyncBus, AsyncTask
@@ -13,7 +14,8 @@ from deltabus.events import AnyEvent, Completed, Delta
 from deltabus.testing import check_events
 
 TASKS = 1000
-WORDS = 50
+WORDS = 20
+INTERVAL = 0.1
 
 #: Peak memory that the worker may take for them, in kB.
 MEMORY = 150 * 1024
@@ -28,12 +30,13 @@ async def _all(url: str) -> list[list[AnyEvent]]:
         request = {
             "messages": [{"role": "user", "content": "hello"}],
             "stream": True,
-            "echo": {"words": WORDS, "interval": 0.02},
+            "echo": {"words": WORDS, "interval": INTERVAL},
         }
         tasks = await bus.chat_many([request] * TASKS)
         return await asyncio.gather(*map(_follow, tasks))
 
 
+@pytest.mark.timeout(600)
 def test_a_thousand_streams_in_one_process_reach_their_subscribers_whole(redis_url: str) -> None:
     command = (*DELTABUS, "worker", "chat", "--concurrency", str(TASKS))
     # Fresh, as it counts what the process has ever had in memory.
