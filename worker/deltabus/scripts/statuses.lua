@@ -1,6 +1,6 @@
 -- What RQ has as the statuses of jobs.
 --
--- KEYS[...]  rq:job:{id}  hashes of the jobs
+-- KEYS[1]  rq:job:<id>  hash; a job; and so on, one a job
 --
 -- Returns a list of them; nil where there is none: the job is gone, or RQ did not put there what is under its name.
 
