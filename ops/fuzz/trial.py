@@ -101,7 +101,9 @@ def _child(  # noqa: PLR0917 # multiprocessing passes them by place
         faulthandler.enable(stderr)
 
         def begin(index: int) -> None:
-            place[0], place[1] = index, time.monotonic()
+            # In this order: whoever looks in between must not take the time of the one before for its own.
+            place[1] = time.monotonic()
+            place[0] = index
 
         made = subject(seed)
         try:

@@ -11,7 +11,7 @@ from fuzz.subject import Parser
 
 class _Stumbler(Parser):
     share = 100
-    limit = 1.0
+    limit = 60.0
 
     def make(self, index):
         return self.mutator(index).noise(), index
@@ -41,6 +41,7 @@ class Hangs(_Stumbler):
     """Never comes back from one input, in a loop that no other thread of the process can look into."""
 
     kind = "hangs"
+    limit = 2.0
 
     def attempt(self, given):
         return "ok" if given[1] != 2 else str(re.match(r"(a|a)*$", "a" * 64 + "b"))

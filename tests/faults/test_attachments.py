@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from faults import Scene, attempts
+from processes import PATIENCE
 
 from deltabus import Task, keys
 from deltabus.errors import InvalidRequest
@@ -161,7 +162,7 @@ def test_a_cancelled_answer_leaves_nothing(scene: Scene, server: ApiServer, sett
     server.fault(Fault.silent(), on="POST /chat/completions")
     with scene.worker(**settings(file_ids=True)):
         task = ask(scene, report(scene))
-        server.received(1, "POST /chat/completions").wait()
+        server.received(1, "POST /chat/completions").wait(PATIENCE)
         assert len(server.left) == 1
         assert task.cancel()
         *_, ending = task.events()
@@ -212,7 +213,7 @@ def test_what_a_killed_worker_had_uploaded_is_deleted_by_the_next(
     options = settings(file_ids=True)
     with scene.worker(**options) as victim:
         task = ask(scene, report(scene))
-        server.received(1, on).wait()
+        server.received(1, on).wait(PATIENCE)
         victim.process.send_signal(signal.SIGKILL)
         victim.process.wait()
     with scene.worker(**options):
@@ -228,7 +229,7 @@ def test_what_a_killed_worker_had_uploaded_for_a_task_that_runs_no_more_is_swept
     options = settings(file_ids=True) | {"DELTABUS_LEASE": "1"}
     with scene.worker(**options) as victim:
         task = ask(scene, report(scene))
-        server.received(1, "POST /chat/completions").wait()
+        server.received(1, "POST /chat/completions").wait(PATIENCE)
         victim.process.send_signal(signal.SIGKILL)
         victim.process.wait()
     assert len(server.left) == 1
@@ -236,7 +237,7 @@ def test_what_a_killed_worker_had_uploaded_for_a_task_that_runs_no_more_is_swept
     with scene.worker(**options):
         *_, ending = task.events()
         assert isinstance(ending, Cancelled)
-        server.received(1, f"DELETE /files/{server.left[0]}").wait()
+        server.received(1, f"DELETE /files/{server.left[0]}").wait(PATIENCE)
         scene.until(lambda: not scene.redis.keys(f"{keys.PREFIX}:*files"))
         nothing_stays(scene, server)
 

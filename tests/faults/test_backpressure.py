@@ -35,11 +35,16 @@ class Firehose:
         self.sent = 0
         self._still = threading.Event()
         self._begun = threading.Event()
+        self._go_on = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="firehose")
         self._thread.start()
 
     def wait_until_it_is_read(self) -> None:
+        """Then it pauses, until `go_on`."""
         assert self._begun.wait(PATIENCE)
+
+    def go_on(self) -> None:
+        self._go_on.set()
 
     def wait_until_it_is_not_read(self) -> None:
         assert self._still.wait(PATIENCE), "it is read without an end"
@@ -63,6 +68,7 @@ class Firehose:
             for _ in range(PIECES):
                 self._send(connection, line)
                 self._begun.set()
+                self._go_on.wait(PATIENCE)
             self._send(connection, b"data: " + json.dumps(chunk | {"choices": last}).encode() + b"\n\ndata: [DONE]\n\n")
 
     def _send(self, connection: socket.socket, data: bytes) -> None:
@@ -97,6 +103,7 @@ def test_a_provider_is_not_read_while_redis_is_away(durable: Scene, firehose: Fi
         task = durable.bus.enqueue("deltabus.tasks.chat", {"provider": "hose", "request": request})
         firehose.wait_until_it_is_read()
         durable.server.kill()
+        firehose.go_on()
         firehose.wait_until_it_is_not_read()
         taken = firehose.sent
         durable.server.start()

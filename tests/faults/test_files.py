@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from faults import Scene, attempts
+from processes import PATIENCE
 
 from deltabus.errors import TaskCancelled, TaskFailed
 from deltabus.events import Completed
@@ -48,7 +49,7 @@ def arrives(scene: Scene, files: ApiServer, task_id: str) -> int:
 def test_the_upload_of_a_killed_worker_is_done_again_by_another(scene: Scene, files: ApiServer) -> None:
     with scene.worker("file", **settings(files)) as victim:
         task = scene.bus.upload(DATA)
-        files.received(1, "POST /files").wait()
+        files.received(1, "POST /files").wait(PATIENCE)
         victim.process.kill()
         with scene.worker("file", **settings(files)):
             assert arrives(scene, files, task.id) == 2
@@ -59,10 +60,10 @@ def test_the_upload_of_a_frozen_worker_is_dropped_when_it_wakes(scene: Scene, fi
     files.fault(Fault.stall(after=STALL), on="POST /files")  # the second one too: it is under way when the first wakes
     with scene.worker("file", **settings(files)) as frozen:
         task = scene.bus.upload(DATA)
-        files.received(1, "POST /files").wait()
+        files.received(1, "POST /files").wait(PATIENCE)
         frozen.process.send_signal(signal.SIGSTOP)
         with scene.worker("file", **settings(files)) as second:
-            files.received(2, "POST /files").wait()
+            files.received(2, "POST /files").wait(PATIENCE)
             frozen.process.send_signal(signal.SIGCONT)
             frozen.wait_for("fenced")
             second.process.kill()
@@ -72,7 +73,7 @@ def test_the_upload_of_a_frozen_worker_is_dropped_when_it_wakes(scene: Scene, fi
 def test_a_worker_that_leaves_hands_an_upload_back(scene: Scene, files: ApiServer) -> None:
     with scene.worker("file", **settings(files), DELTABUS_DRAIN_TIMEOUT="0") as leaving:
         task = scene.bus.upload(DATA)
-        files.received(1, "POST /files").wait()
+        files.received(1, "POST /files").wait(PATIENCE)
         leaving.process.send_signal(signal.SIGTERM)
         leaving.end()
     assert files.left == []
@@ -83,10 +84,10 @@ def test_a_worker_that_leaves_hands_an_upload_back(scene: Scene, files: ApiServe
 def test_a_cancelled_upload_leaves_its_provider_at_once(scene: Scene, files: ApiServer) -> None:
     with scene.worker("file", **settings(files)):
         task = scene.bus.upload(DATA)
-        files.received(1, "POST /files").wait()
+        files.received(1, "POST /files").wait(PATIENCE)
         assert task.cancel("enough")
         with pytest.raises(TaskCancelled, match="enough"):
-            task.result(timeout=30)
+            task.result(timeout=PATIENCE)
         scene.nothing_is_left()
     assert files.left == []
 
@@ -98,5 +99,5 @@ def test_a_blob_that_has_lost_its_end_is_not_sent(scene: Scene, files: ApiServer
         scene.redis.ltrim(f"deltabus:blob:{blob}", 0, 1)
         task = scene.bus.upload({"blob": blob, "size": len(DATA)})
         with pytest.raises(TaskFailed, match=r"is announced as 4000000 bytes, but there are 2097152"):
-            task.result(timeout=30)
+            task.result(timeout=PATIENCE)
     assert files.left == []

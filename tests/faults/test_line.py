@@ -25,10 +25,9 @@ def test_a_line_that_goes_dead_without_a_word_is_replaced(fresh_redis: EmbeddedR
                 assert attempts(scene.words(task, 60)) == 1
             scene.takes_new_work()
             # Commands are heard again, too.
-            (task,) = scene.chat(words=1000, interval=0.05)
+            (task,) = scene.chat(words=9, stall_after=1)
             scene.streams(task)
-            while scene.redis.publish(keys.CANCEL_CHANNEL, "nobody") < 1:
-                line.wait_for_new()
+            scene.until(lambda: scene.redis.publish(keys.CANCEL_CHANNEL, "nobody") > 0)
             assert task.cancel("enough")
             assert list(task.events())[-1].reason == "enough"
             scene.nothing_is_left()

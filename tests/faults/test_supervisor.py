@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from faults import Scene, attempts
+from talker import Talker, talk, told
 
 from deltabus import Task
 from deltabus.events import Retrying
@@ -80,10 +81,10 @@ def test_when_the_supervisor_is_killed_its_processes_finish_and_leave(scene: Sce
         assert scene.redis.scard("rq:workers") == 0
 
 
-def test_a_process_that_is_killed_is_replaced_and_what_it_ran_runs_again(scene: Scene) -> None:
-    with scene.worker("--processes", "2", "--concurrency", "10") as supervisor:
+def test_a_process_that_is_killed_is_replaced_and_what_it_ran_runs_again(scene: Scene, talker: Talker) -> None:
+    with scene.worker("--processes", "2", "--concurrency", "10", **talker.settings) as supervisor:
         said = supervisor.wait_for("worker started", 2)
-        tasks = scene.chat(10, words=40, interval=0.05)
+        tasks = talk(scene.bus, 10)
         for task in tasks:
             scene.streams(task)
         victim = pids(said)[0]
@@ -91,7 +92,8 @@ def test_a_process_that_is_killed_is_replaced_and_what_it_ran_runs_again(scene: 
         os.kill(victim, signal.SIGKILL)
         said = supervisor.wait_for("worker started", 3)
         assert len(set(pids(said))) == 3
-        again = [attempts(scene.words(task, 40)) for task in tasks]
+        talker.let_end()
+        again = [told(task) for task in tasks]
         assert sorted(again) == [1] * (10 - running) + [2] * running
         supervisor.process.send_signal(signal.SIGTERM)
         assert supervisor.end() == 0
@@ -99,9 +101,9 @@ def test_a_process_that_is_killed_is_replaced_and_what_it_ran_runs_again(scene: 
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_worker_leaves_in_time_though_redis_is_away(durable: Scene, busy: bool) -> None:
-    with durable.worker(DELTABUS_DRAIN_TIMEOUT="0.2") as leaving:
-        tasks = durable.chat(5 * busy, words=60, interval=0.05)
+def test_a_worker_leaves_in_time_though_redis_is_away(durable: Scene, talker: Talker, busy: bool) -> None:
+    with durable.worker(DELTABUS_DRAIN_TIMEOUT="0.2", **talker.settings) as leaving:
+        tasks = talk(durable.bus, 5 * busy)
         for task in tasks:
             durable.streams(task)
         durable.server.kill()
@@ -110,9 +112,10 @@ def test_a_worker_leaves_in_time_though_redis_is_away(durable: Scene, busy: bool
         assert leaving.end() == 0
         assert "Traceback" not in leaving.said
         durable.server.start()
-        with durable.worker():
+        talker.let_end()
+        with durable.worker(**talker.settings):
             for task in tasks:
-                assert attempts(durable.words(task, 60)) == 2
+                assert told(task) == 2
             durable.takes_new_work()
 
 
