@@ -48,7 +48,8 @@ def main() -> None:
     if len(sys.argv) < 3:
         sys.exit('usage: python picture_rq.py picture.jpg "What is in this image?" [model]')
     path, question, model = Path(sys.argv[1]), sys.argv[2], (sys.argv[3:] or ["default"])[0]
-    with Redis.from_url(os.environ.get("REDIS_URL", "redis://localhost:6379/0")) as redis:
+    # redis-py's own patience is 5 seconds, and a task's result is waited for in one read.
+    with Redis.from_url(os.environ.get("REDIS_URL", "redis://localhost:6379/0"), socket_timeout=TIMEOUT + 10) as redis:
         chats, files = (Queue(name, connection=redis, serializer="json") for name in ("chat", "file"))
         blob = put_into_redis(redis, path)
         source = {"blob": blob, "filename": path.name}

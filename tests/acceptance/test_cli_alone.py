@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import click
 import pytest
 from processes import DELTABUS, PATIENCE, Background, environ, free_port
+from redis import Redis
 from talker import MODEL, Talker
 
-from deltabus.cli import exits
+from deltabus.cli import dev, exits
 
 Start = Callable[..., Background]
 
@@ -143,6 +145,23 @@ def check_that_dev_goes_elsewhere(start: Start) -> None:
     assert match, said
     assert match[2] != "6379"
     assert ask("hello", redis_url=match[1]) == "hello\n"
+
+
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_a_port_that_is_taken_at_the_last_moment_is_a_port_that_is_taken(
+    monkeypatch: pytest.MonkeyPatch, asked_for: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(dev, "DEFAULT_PORT", port)
+        seen = iter([False])
+        monkeypatch.setattr(dev, "_is_taken", lambda _: next(seen, True))
+        if asked_for:
+            with pytest.raises(click.UsageError, match="is taken"), dev._redis(port):
+                pass
+        else:
+            with dev._redis(None) as server, Redis.from_url(server.url) as client:
+                assert client.ping()
 
 
 def test_dev_says_what_to_type_where_the_environment_names_another_redis(start: Start) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -17,8 +18,11 @@ from deltabus.cli.queues import look
 from deltabus.cli.screens import Screen
 from deltabus.cli.server import connect
 from deltabus.cli.worker import command
-from deltabus.errors import BusUnavailable
+from deltabus.errors import BusUnavailable, ConfigError
 from deltabus.settings import Settings
+
+if TYPE_CHECKING:
+    from deltabus.embedded import EmbeddedRedis
 
 #: Where every Redis client looks if nobody tells it otherwise.
 DEFAULT_PORT: Final = 6379
@@ -50,7 +54,6 @@ def dev(session: Session, *, queues: tuple[str, ...], port: int | None, concurre
     if session.redis is not None:
         raise click.UsageError("dev has a Redis of its own; to work on yours, use `deltabus worker --redis URL`")
     from deltabus import logs
-    from deltabus.embedded import EmbeddedRedis
     from deltabus.supervisor import Supervisor
 
     settings = session.settings
@@ -60,13 +63,35 @@ def dev(session: Session, *, queues: tuple[str, ...], port: int | None, concurre
     if concurrency is not None:
         settings = replace(settings, concurrency=concurrency)
     screen = Screen()
-    with EmbeddedRedis(port=_choose(port)) as server:
+    with _redis(port) as server:
         settings = replace(settings, redis_url=server.url)
         words, environ = command(session, settings)
         threading.Thread(
             target=_say_when_ready, args=(screen, settings, _found(session, server.url)), daemon=True
         ).start()
         return Supervisor(words, processes, environ=environ, drain_timeout=settings.drain_timeout).run()
+
+
+@contextmanager
+def _redis(port: int | None) -> Iterator[EmbeddedRedis]:
+    """The server, while the block runs.
+
+    Raises:
+        click.UsageError: the port that was asked for is taken.
+        ConfigError: it does not start.
+    """
+    from deltabus.embedded import EmbeddedRedis
+
+    chosen = _choose(port)
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(EmbeddedRedis(port=chosen))
+        except ConfigError:
+            # Somebody else may have taken the port meanwhile.
+            if (other := _choose(port)) == chosen:
+                raise
+            server = stack.enter_context(EmbeddedRedis(port=other))
+        yield server
 
 
 def _choose(port: int | None) -> int | None:
