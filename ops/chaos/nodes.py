@@ -18,7 +18,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from deltabus.embedded import EmbeddedRedis
 
 #: Seconds that the nodes may take to agree, and between two looks.
-PATIENCE: Final = 30.0
+PATIENCE: Final = 120.0
 LOOK: Final = 0.02
 
 #: How many masters there are.
@@ -27,6 +27,9 @@ SIZE: Final = 3
 #: Milliseconds without an answer after which a node is held to be down, and its replica takes over. On a busy machine,
 #: less than this deposes masters that are up and not level.
 NODE_TIMEOUT: Final = 3000
+
+#: Arguments of servers none of which is to be held to be down, however busy the machine.
+PATIENT: Final = ("--cluster-node-timeout", "300000")
 
 #: Milliseconds for which writes are paused at the most.
 PAUSE: Final = 30_000

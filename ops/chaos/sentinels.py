@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ DOWN_AFTER: Final = 2000
 FAILOVER_TIMEOUT: Final = 2000
 
 #: Seconds that anything may take that is waited for, and between two looks.
-PATIENCE: Final = 30.0
+PATIENCE: Final = 120.0
 LOOK: Final = 0.02
 
 #: Milliseconds for which writes are paused at the most.
@@ -46,7 +47,7 @@ class Sentinel:
     """One Sentinel; it ends with this process."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = secrets.choice(PORTS)
+        self.port = _free_port()
         #: Its identity, given to it so that its peers know it from the start: they find each other in seconds.
         self.id = secrets.token_hex(20)
         self._folder = folder / f"sentinel-{self.port}"
@@ -201,6 +202,15 @@ class SentinelSet:
             if time.monotonic() > deadline:
                 raise TimeoutError(otherwise)
             time.sleep(LOOK)
+
+
+def _free_port() -> int:
+    """A port on which nobody listens."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _port(server: EmbeddedRedis) -> int:

@@ -26,6 +26,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ from typing import NamedTuple, Self
 import pytest
 import redis
 import yaml
-from processes import PATIENCE, Background, environ, free_port
+from processes import PATIENCE, Background, environ, free_port, patient
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,7 +115,18 @@ class Reader:
         found = list(blocks(path))
         assert found, f"{path} has no blocks"
         for block in found:
+            self._rest()
             self.run(block)
+
+    def _rest(self) -> None:
+        """Wait until nothing runs: who reads on takes longer than a worker that books what has ended."""
+        if (url := self.environ.get("REDIS_URL")) is None:
+            return
+        deadline = time.monotonic() + PATIENCE
+        with patient(url) as client:
+            while running := list(client.scan_iter("rq:wip:*")):
+                assert time.monotonic() < deadline, f"it goes on: {running}"
+                client.blpop(["nothing"], timeout=0.05)
 
     def run(self, block: Block) -> None:
         """Run one block."""

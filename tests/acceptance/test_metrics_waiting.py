@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 from observed import fetch
-from processes import DELTABUS, Background, environ, free_port
+from processes import DELTABUS, PATIENCE, Background, environ, free_port
 
 from deltabus.embedded import EmbeddedRedis
 
@@ -34,4 +35,7 @@ def test_a_worker_that_waits_for_redis_is_live_and_says_what_it_waits_for(
     stack.enter_context(EmbeddedRedis(port=where))
     worker.wait_for("worker started")
     assert fetch(port, "/livez").status == 200
-    assert "deltabus_redis_up 1.0" in fetch(port, "/metrics").body
+    # What Redis has answered, or has not, serves whoever asks within a second.
+    deadline = time.monotonic() + PATIENCE
+    while "deltabus_redis_up 1.0" not in fetch(port, "/metrics").body:
+        assert time.monotonic() < deadline, worker.said

@@ -16,7 +16,7 @@ from night import ENDLESS, Night, begun, sections
 from nightscenes import SCENES
 from processes import DELTABUS, Background, environ
 
-from chaos.nodes import Nodes
+from chaos.nodes import PATIENT, Nodes
 from deltabus import Bus
 from deltabus.settings import load
 
@@ -53,7 +53,7 @@ def test_workers_have_here_what_the_files_of_deploy_give_them(night: Night) -> N
 @pytest.mark.timeout(900)
 def test_the_commands_hold_on_a_cluster(tmp_path: Path) -> None:
     """As they stand. (Behind Sentinels is one server, once it is found, which tests/faults sees to.)"""
-    with Nodes() as servers, Reader(tmp_path) as reader, warm.programs(RQ_KEY_PREFIX="{rq}") as programs:
+    with Nodes(PATIENT) as servers, Reader(tmp_path) as reader, warm.programs(RQ_KEY_PREFIX="{rq}") as programs:
         variables = {"DELTABUS_REDIS_URL": servers.url, "RQ_KEY_PREFIX": "{rq}", "DELTABUS_DRAIN_TIMEOUT": "0"}
         reader.environ |= {**variables, "PATH": f"{programs}{os.pathsep}{reader.environ['PATH']}"}
         settings = load(environ=variables)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from documents import ROOT, Block, Reader, blocks
 
-from chaos.nodes import Nodes
-from chaos.sentinels import SentinelSet
+from chaos.nodes import PATIENT, Nodes
+from chaos.sentinels import SERVICE, SentinelSet
 
 DOCUMENT = ROOT / "ops" / "topologies.md"
 
@@ -38,12 +38,13 @@ def test_tls(tmp_path: Path, redis_url: str) -> None:
 
 
 def test_sentinel(tmp_path: Path) -> None:
-    with SentinelSet(tmp_path) as sentinels:
+    # Nobody is deposed because the machine is busy.
+    with SentinelSet(tmp_path, options=[f"sentinel down-after-milliseconds {SERVICE} 300000"]) as sentinels:
         follow("Sentinel", tmp_path, sentinels.url)
 
 
 def test_cluster(tmp_path: Path) -> None:
-    with Nodes() as nodes:
+    with Nodes(PATIENT) as nodes:
         follow("Cluster", tmp_path, nodes.url)
 
 
