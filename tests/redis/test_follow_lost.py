@@ -135,17 +135,19 @@ def test_a_task_begun_anew_after_redis_lost_its_data_is_shown_from_its_start(red
             attempt = await b.begin()
             got: list[bytes] = []
 
-            following = b.bus.task(TASK).messages()
+            seen = asyncio.Event()
 
-            async def collect(*, until: str) -> None:
-                while not got or events.decode(got[-1]).id != until:
-                    got.append(await anext(following))
+            async def collect() -> None:
+                async for message in b.bus.task(TASK).messages():
+                    got.append(message)
+                    if events.decode(message).id == "1-2":
+                        seen.set()
 
-            subscriber = asyncio.create_task(collect(until="1-2"))
+            subscriber = asyncio.create_task(collect())
             await b.subscribers(1)
             await flushed(attempt, 1)
             before = await b.messages()
-            await subscriber
+            await seen.wait()
             await b.redis.flushall()
             attempt.abandon()
             await b.enqueued()
@@ -154,7 +156,7 @@ def test_a_task_begun_anew_after_redis_lost_its_data_is_shown_from_its_start(red
             for n in range(5):
                 await flushed(again, 100 + n)
             await again.seal(completed())
-            await collect(until=keys.SEAL)
+            await subscriber
             assert got == before + await b.messages()
 
     run(main())
