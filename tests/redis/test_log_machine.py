@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import redis
-from hypothesis import HealthCheck, settings, target
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from logmodel import Model, parsed, place
@@ -407,7 +407,6 @@ class Machine(RuleBasedStateMachine):
         tasks = [*self.settling, *(task for writer in self.all_writers for _, task in writer.waiting)]
         assert all(task.done() for task in tasks)
         assert all(writer.beginning is None or writer.beginning.done() for writer in self.all_writers)
-        target(float(len(self.history)))
         self.pubsub.close()
         self.client.close()
         self.runner.close()
