@@ -33,7 +33,7 @@ def test_the_result_is_what_the_provider_returned(redis_url, run):
             early = asyncio.create_task(task.result())
             attempt = await b.begin(task.id)
             await attempt.write(delta("ok"))
-            late = asyncio.create_task(b.bus.task(task.id).result(timeout=20))
+            late = asyncio.create_task(b.bus.task(task.id).result(timeout=60))
             await attempt.seal(Completed(task=task.id, at=1.0, result=completion("ok")))
             assert await early == await late == await task.result() == completion("ok")
 

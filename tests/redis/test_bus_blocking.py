@@ -67,7 +67,7 @@ def test_a_task_is_made_followed_and_finished_without_asyncio(redis_url, worker)
         with ThreadPoolExecutor() as pool:
             text = pool.submit(lambda: "".join(task.text()))
             kinds = pool.submit(lambda: [type(event).__name__ for event in task.events()])
-            result = pool.submit(task.result, timeout=20)
+            result = pool.submit(task.result, timeout=60)
             worker.answer(task.id, "Hello ", "there")
             assert text.result() == "Hello there"
             assert result.result()["choices"][0]["message"]["content"] == "Hello there"

@@ -31,30 +31,30 @@ def blobs(site: Any) -> list[bytes]:
 
 
 def test_embeddings_are_the_providers_object(bus: Bus) -> None:
-    answer = bus.embeddings("a text", model="m", dimensions=2).result(timeout=20)
+    answer = bus.embeddings("a text", model="m", dimensions=2).result(timeout=60)
     assert answer["data"] == [{"index": 0, "embedding": [0.5, 1.0]}]
     assert answer["asked"] == {"model": "m", "input": "a text", "dimensions": 2}
 
 
 def test_models_are_the_providers_list(bus: Bus) -> None:
-    assert bus.models().result(timeout=20)["data"] == [{"id": "m-1", "object": "model"}]
+    assert bus.models().result(timeout=60)["data"] == [{"id": "m-1", "object": "model"}]
 
 
 def test_speech_becomes_a_blob(bus: Bus) -> None:
-    kept = bus.speech("hello there", voice="alloy", model="m").result(timeout=20)
+    kept = bus.speech("hello there", voice="alloy", model="m").result(timeout=60)
     assert (kept["object"], kept["media_type"], kept["bytes"]) == ("blob", "audio/mpeg", 11)
     assert b"".join(bus.read_blob(kept["id"])) == b"hello there"
 
 
 def test_speech_is_written_down(bus: Bus, site: Any) -> None:
     task = bus.transcription(b"hello there", filename="hello.mp3", model="m", language="en")
-    assert task.result(timeout=20) == {"text": "hello there", "asked": {"model": "m", "language": "en"}}
+    assert task.result(timeout=60) == {"text": "hello there", "asked": {"model": "m", "language": "en"}}
     assert site.types(task.id) == ["started", "progress", "completed"]
 
 
 def test_what_is_no_sound_is_not_sent(bus: Bus) -> None:
     with pytest.raises(TaskFailed) as caught:
-        bus.transcription(b"<html>", filename="page.html", model="m").result(timeout=20)
+        bus.transcription(b"<html>", filename="page.html", model="m").result(timeout=60)
     assert caught.value.info.param == "request.source"
     assert "text/html, not audio" in caught.value.info.message
 
@@ -62,7 +62,7 @@ def test_what_is_no_sound_is_not_sent(bus: Bus) -> None:
 def test_a_picture_becomes_a_blob_and_a_url_stays_one(bus: Bus, site: Any) -> None:
     import shelf
 
-    answer = bus.images("a cat", model="m", kinds=["bytes", "url", "bytes"]).result(timeout=20)
+    answer = bus.images("a cat", model="m", kinds=["bytes", "url", "bytes"]).result(timeout=60)
     first, second, third = answer["data"]
     assert second == {"url": "https://pictures.example/1.png"}
     assert first["revised_prompt"] == "a cat"
@@ -74,7 +74,7 @@ def test_a_picture_becomes_a_blob_and_a_url_stays_one(bus: Bus, site: Any) -> No
 
 def test_where_one_picture_is_broken_nothing_is_left_of_the_others(bus: Bus, site: Any) -> None:
     with pytest.raises(TaskFailed) as caught:
-        bus.images("a cat", model="m", kinds=["bytes", "broken"]).result(timeout=20)
+        bus.images("a cat", model="m", kinds=["bytes", "broken"]).result(timeout=60)
     assert caught.value.info.code == "provider_protocol"
     assert blobs(site) == []
 
@@ -91,7 +91,7 @@ def test_where_one_picture_is_broken_nothing_is_left_of_the_others(bus: Bus, sit
 )
 def test_what_a_provider_cannot_do_is_said(bus: Bus, ask: Callable[[Bus], Any], says: str) -> None:
     with pytest.raises(TaskFailed, match=says) as caught:
-        ask(bus).result(timeout=20)
+        ask(bus).result(timeout=60)
     assert caught.value.info.code == "unsupported"
 
 
@@ -108,7 +108,7 @@ def test_what_a_provider_cannot_do_is_said(bus: Bus, ask: Callable[[Bus], Any], 
 )
 def test_bad_input_is_refused_by_field(bus: Bus, ask: Callable[[Bus], Any], param: str) -> None:
     with pytest.raises(TaskFailed) as caught:
-        ask(bus).result(timeout=20)
+        ask(bus).result(timeout=60)
     assert caught.value.info.param == param
 
 

@@ -35,9 +35,9 @@ def test_a_requeued_task_is_a_new_round_for_whoever_follows_it(site, letters):
 
         follower = threading.Thread(target=follow)
         follower.start()
-        assert begun.wait(20)
+        assert begun.wait(60)
         site.work()
-        follower.join(20)
+        follower.join(60)
         assert task.result()
     assert [type(event) for event in seen[:3]] == [Started, Retrying, Started]
     assert [event.attempt for event in seen[:3]] == [1, 1, 2]

@@ -114,7 +114,7 @@ def test_a_lost_reply_enqueues_nothing_twice(redis_url, client):
 
 
 def test_threads_that_use_a_bus_for_the_first_time_at_once_use_the_same_connections(redis_url):
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=60)
     with Bus(redis_url) as bus:
         make = bus._make
 

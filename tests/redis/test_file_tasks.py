@@ -54,7 +54,7 @@ def blobs(site: Any) -> list[bytes]:
 def failure(bus: Bus, request: dict[str, Any], function: str = "file") -> Any:
     task = bus.enqueue(f"deltabus.tasks.{function}", {"request": request}, queue="file")
     with pytest.raises(TaskFailed) as caught:
-        task.result(timeout=20)
+        task.result(timeout=60)
     return caught.value.info
 
 
@@ -63,28 +63,28 @@ def test_a_file_goes_up_is_listed_looked_at_comes_back_and_is_deleted(bus: Bus, 
     path.write_bytes(DATA)
 
     upload = bus.upload(path, purpose="user_data")
-    made = upload.result(timeout=20)
+    made = upload.result(timeout=60)
     assert made["bytes"] == len(DATA)
     assert (made["filename"], made["media_type"], made["purpose"]) == ("report.pdf", "application/pdf", "user_data")
     assert progress(site, upload.id)[-1] == len(DATA)
 
-    assert [each["id"] for each in bus.files().result(timeout=20)["data"]] == [made["id"]]
-    assert bus.file(made["id"]).result(timeout=20) == made
+    assert [each["id"] for each in bus.files().result(timeout=60)["data"]] == [made["id"]]
+    assert bus.file(made["id"]).result(timeout=60) == made
 
-    kept = bus.download(made["id"]).result(timeout=20)
+    kept = bus.download(made["id"]).result(timeout=60)
     assert (kept["object"], kept["bytes"], kept["filename"]) == ("blob", len(DATA), "report.pdf")
     assert kept["sha256"] == hashlib.sha256(DATA).hexdigest()
     assert b"".join(bus.read_blob(kept["id"])) == DATA
 
-    assert bus.delete_file(made["id"]).result(timeout=20) == {"id": made["id"], "object": "file", "deleted": True}
-    assert bus.files().result(timeout=20)["data"] == []
+    assert bus.delete_file(made["id"]).result(timeout=60) == {"id": made["id"], "object": "file", "deleted": True}
+    assert bus.files().result(timeout=60)["data"] == []
 
 
 def test_what_is_uploaded_may_be_held_in_many_ways(bus: Bus, tmp_path: Path) -> None:
     (path := tmp_path / "a.txt").write_bytes(b"hello")
     with path.open("rb") as opened:
         sources = [str(path), path, opened, b"hello", bytearray(b"hello"), [b"hel", b"lo"], {"base64": "aGVsbG8="}]
-        made = [bus.upload(source).result(timeout=20) for source in sources]
+        made = [bus.upload(source).result(timeout=60) for source in sources]
     assert {each["bytes"] for each in made} == {5}
     assert [each["filename"] for each in made[:3]] == ["a.txt"] * 3
 
@@ -97,18 +97,18 @@ def test_a_file_that_is_not_there_is_an_error_at_once(bus: Bus, tmp_path: Path) 
 
 
 def test_a_deletion_whose_answer_was_lost_is_done(bus: Bus, shelf: Any) -> None:
-    file_id = bus.upload(b"x").result(timeout=20)["id"]
-    gone = bus.delete_file(file_id, lose_answer=True).result(timeout=20)
+    file_id = bus.upload(b"x").result(timeout=60)["id"]
+    gone = bus.delete_file(file_id, lose_answer=True).result(timeout=60)
     assert (gone, shelf.FILES) == ({"id": file_id, "object": "file", "deleted": True}, {})
     assert shelf.CALLS.count("delete") == 2
     with pytest.raises(TaskFailed, match="not_found"):
-        bus.delete_file(file_id).result(timeout=20)
+        bus.delete_file(file_id).result(timeout=60)
 
 
 def test_a_long_list_comes_page_by_page(bus: Bus) -> None:
-    ids = [bus.upload(b"x", filename=f"{n}.txt").result(timeout=20)["id"] for n in range(5)]
-    first = bus.files(limit=3).result(timeout=20)
-    second = bus.files(limit=3, after=first["data"][-1]["id"]).result(timeout=20)
+    ids = [bus.upload(b"x", filename=f"{n}.txt").result(timeout=60)["id"] for n in range(5)]
+    first = bus.files(limit=3).result(timeout=60)
+    second = bus.files(limit=3, after=first["data"][-1]["id"]).result(timeout=60)
     assert [each["id"] for page in (first, second) for each in page["data"]] == ids
     assert (first["has_more"], second["has_more"]) == (True, False)
 
@@ -118,7 +118,7 @@ def test_progress_counts_the_bytes_and_ends_with_all_of_them(
 ) -> None:
     monkeypatch.setattr(meter, "INTERVAL", 0)
     task = bus.upload(DATA)
-    task.result(timeout=20)
+    task.result(timeout=60)
     told = progress(site, task.id)
     assert told == sorted(set(told))
     assert told[-1] == len(DATA)
@@ -129,7 +129,7 @@ def test_progress_counts_the_bytes_and_ends_with_all_of_them(
 
 def test_a_small_file_is_one_event_of_progress(bus: Bus, site: Any) -> None:
     task = bus.upload(b"small")
-    task.result(timeout=20)
+    task.result(timeout=60)
     assert site.types(task.id) == ["started", "progress", "completed"]
 
 
@@ -138,7 +138,7 @@ def test_an_upload_that_fails_in_the_middle_begins_again_and_says_so(
 ) -> None:
     monkeypatch.setattr(meter, "INTERVAL", 0)
     task = bus.upload(DATA, fail_after=3_000_000)
-    assert task.result(timeout=20)["bytes"] == len(DATA)
+    assert task.result(timeout=60)["bytes"] == len(DATA)
     assert shelf.ENDED == ["ProviderUnavailable", "whole"]
     log = site.log(task.id)
     check_events(log)
@@ -155,7 +155,7 @@ def test_an_upload_that_fails_before_anything_was_told_is_tried_again_in_silence
 ) -> None:
     monkeypatch.setattr(meter, "INTERVAL", 1e9)
     task = bus.upload(DATA, fail_after=3_000_000)
-    assert task.result(timeout=20)["bytes"] == len(DATA)
+    assert task.result(timeout=60)["bytes"] == len(DATA)
     assert shelf.ENDED == ["ProviderUnavailable", "whole"]
     assert site.types(task.id) == ["started", "progress", "completed"]
 
@@ -163,7 +163,7 @@ def test_an_upload_that_fails_before_anything_was_told_is_tried_again_in_silence
 def test_an_upload_that_goes_on_failing_fails(bus: Bus, site: Any, shelf: Any) -> None:
     task = bus.upload(DATA, fail_after=1_000_000, fails=99, retry={"max": 2})
     with pytest.raises(TaskFailed) as caught:
-        task.result(timeout=20)
+        task.result(timeout=60)
     assert caught.value.info.code == "provider_unavailable"
     assert shelf.ENDED == ["ProviderUnavailable"] * 3
     assert shelf.FILES == {}
@@ -177,7 +177,7 @@ def test_a_cancel_in_the_middle_ends_the_upload_and_leaves_nothing(
     site.reaches(task.id, lambda event: isinstance(event, Progress))
     assert task.cancel("enough") is True
     with pytest.raises(TaskCancelled, match="enough"):
-        task.result(timeout=20)
+        task.result(timeout=60)
     assert shelf.ENDED == ["CancelledError"]
     assert shelf.FILES == {}
 

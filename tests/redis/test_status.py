@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from processes import free_port
 from structlog.testing import capture_logs
 
 from deltabus.errors import ConfigError
+from deltabus.monitoring import statusserver
 from deltabus.monitoring.board import Board
 from deltabus.monitoring.health import Health
 from deltabus.monitoring.instruments import serve
@@ -195,6 +197,30 @@ def test_more_scrapers_than_there_are_places_are_all_answered(port, monkeypatch)
             connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             asking.append(connection)
         for _ in range(CONNECTIONS):
+            assert coming.acquire(timeout=DEADLINE)
+        gate.set()
+        for connection in asking:
+            assert connection.recv(15) == b"HTTP/1.0 200 OK"
+
+
+def test_who_has_asked_is_answered_however_late_that_is_read(port, monkeypatch):
+    gate, coming = threading.Event(), threading.Semaphore(0)
+    handle = BaseHTTPRequestHandler.handle
+
+    def wait(handler: BaseHTTPRequestHandler) -> None:
+        coming.release()
+        assert gate.wait(DEADLINE)
+        handle(handler)
+
+    monkeypatch.setattr(BaseHTTPRequestHandler, "handle", wait)
+    monkeypatch.setattr(statusserver, "HURRY", 0.0)
+    with contextlib.ExitStack() as stack:
+        asking = []
+        for _ in range(CONNECTIONS + 3):  # the last ones take the places of the first
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE))
+            connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+            asking.append(connection)
+        for _ in asking:
             assert coming.acquire(timeout=DEADLINE)
         gate.set()
         for connection in asking:

@@ -27,7 +27,7 @@ from deltabus.embedded import EmbeddedRedis
 from deltabus.errors import BusUnavailable
 from deltabus.servicemanager import ServiceManager
 from deltabus.settings import Settings
-from deltabus.topology import clients
+from deltabus.topology import clients, guides
 from deltabus.topology.ownconnection import own_connection
 
 USER, PASSWORD = "somebody", "p@ss/w:rd %41"
@@ -222,8 +222,9 @@ def test_a_key_that_is_not_that_of_the_certificate_is_one_clear_error(authority:
 
 def refusal(url: str) -> str:
     """What a worker says that does not wait at its start, as waiting mends nothing."""
-    settings = Settings(redis_url=url, rq_key_prefix=PREFIX)
+    settings = Settings(redis_url=url, rq_key_prefix=PREFIX, redis_timeout=PATIENCE)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guides, "PATIENCE", PATIENCE)
         patch.setattr("deltabus.cli.server.time.sleep", lambda _: pytest.fail("it waits"))
         with pytest.raises(BusUnavailable) as caught:
             server.wait_for(settings, ServiceManager({}))

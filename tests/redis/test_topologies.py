@@ -16,7 +16,7 @@ import liars
 import pytest
 import redis
 from certificates import Authority
-from processes import DELTABUS, Background, deltabus, environ
+from processes import DELTABUS, PATIENCE, Background, deltabus, environ
 
 from deltabus import Bus, connections, embedded
 from deltabus.cli import exits, server
@@ -24,7 +24,7 @@ from deltabus.embedded import EmbeddedRedis
 from deltabus.errors import BusUnavailable
 from deltabus.servicemanager import ServiceManager
 from deltabus.settings import Settings
-from deltabus.topology import clients
+from deltabus.topology import clients, guides
 
 PASSWORD = "p@ss/w:rd %41"
 
@@ -136,8 +136,8 @@ def test_the_command_lines_get_there_too_and_keep_the_password_to_themselves(gua
         assert quote(PASSWORD, safe="") not in check.said
 
 
-def impatient(url: str) -> Bus:
-    return Bus(settings=Settings(redis_url=url, redis_timeout=0.3))
+def impatient(url: str, seconds: float = 0.3) -> Bus:
+    return Bus(settings=Settings(redis_url=url, redis_timeout=seconds))
 
 
 def test_without_a_certificate_or_the_authority_nobody_is_let_in(
@@ -172,7 +172,8 @@ def test_no_worker_waits_for_what_no_waiting_mends(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, url: str, told: str
 ) -> None:
     where = urlsplit(redis_url).netloc
-    settings = Settings(redis_url=url.format(where=where), rq_key_prefix="{rq}:")
+    settings = Settings(redis_url=url.format(where=where), rq_key_prefix="{rq}:", redis_timeout=PATIENCE)
+    monkeypatch.setattr(guides, "PATIENCE", PATIENCE)
     monkeypatch.setattr("deltabus.cli.server.time.sleep", lambda _: pytest.fail("it waits"))
     with pytest.raises(BusUnavailable, match=told.format(where=re.escape(where))) as caught:
         server.wait_for(settings, ServiceManager({}))
@@ -243,7 +244,9 @@ def test_a_server_that_is_no_master_any_more_is_not_believed_to_be_one() -> None
         assert port is not None
         with liars.sentinel(port) as sentinel:
             url = f"redis+sentinel://127.0.0.1:{sentinel}/mymaster"
-            with impatient(url) as bus, pytest.raises(BusUnavailable, match="is a slave, and no longer the master"):
+            # Long enough for a slow machine to hear an answer, and that of the last try.
+            refused = pytest.raises(BusUnavailable, match="is a slave, and no longer the master")
+            with impatient(url, 2.0) as bus, refused:
                 bus.chat(messages="hello")
             with clients.blocking(url) as client, pytest.raises(redis.ConnectionError, match="is a slave"):
                 client.ping()

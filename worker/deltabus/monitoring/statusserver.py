@@ -156,6 +156,8 @@ class _Server(ThreadingHTTPServer):
         self._closing = False
         #: Open connections, and since when it is for the client to do something; None: it is for us.
         self._open: dict[socket.socket, float | None] = {}
+        #: Those of them whose request has come.
+        self._asked: set[socket.socket] = set()
         self._changed = threading.Condition()
         found = socket.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # Of a name that has both, IPv4: what everybody tries.
@@ -201,8 +203,8 @@ class _Server(ThreadingHTTPServer):
                 since, slowest = min(idle, key=lambda entry: entry[0], default=(None, None))
                 rest = HURRY if since is None else since + HURRY - time.monotonic()
                 if slowest is not None and rest <= 0:
-                    _cut(slowest)
-                    del self._open[slowest]
+                    _cut(slowest, asked=slowest in self._asked)
+                    self._forget(slowest)
                 else:
                     self._changed.wait(rest)
             self._open[request] = time.monotonic()
@@ -213,17 +215,22 @@ class _Server(ThreadingHTTPServer):
         with self._changed:
             if request in self._open:  # else it was cut
                 self._open[request] = None if ours else time.monotonic()
+                self._asked.add(request)
                 self._changed.notify_all()
 
     def shutdown_request(self, request: Any) -> None:
         with self._changed:
-            self._open.pop(request, None)
+            self._forget(request)
         super().shutdown_request(request)
         with self._changed:
             if self._spare is None and not self._closing:
                 with contextlib.suppress(OSError):
                     self._spare = os.open(os.devnull, os.O_RDONLY)
             self._changed.notify_all()
+
+    def _forget(self, request: socket.socket) -> None:
+        self._open.pop(request, None)
+        self._asked.discard(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what is our fault: the base class prints, and whatever a client does."""
@@ -259,6 +266,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: a line for each probe is of no use to anybody."""
 
 
-def _cut(connection: socket.socket) -> None:
+def _cut(connection: socket.socket, *, asked: bool) -> None:
+    """End what is waited for: a request, or that an answer is read.
+
+    Whoever has sent a request is answered all the same, should this process only not have come to read it yet.
+    """
     with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR if asked else socket.SHUT_RD)
