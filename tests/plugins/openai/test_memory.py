@@ -10,8 +10,8 @@ import pytest
 from deltabus.testing import ApiServer, Sample
 
 #: Bytes of the file, and the most by which the process may grow.
-SIZE = 128 * 1024 * 1024
-GROWTH = 32 * 1024 * 1024
+SIZE = 64 * 1024 * 1024
+GROWTH = 16 * 1024 * 1024
 
 PROGRAM = """
 import asyncio, resource, sys
