@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from processes import PATIENCE
 
+from deltabus.testing.door import settle, shut
+
 
 class Line:
     """A proxy on a loop and a thread of its own; a context manager. Its methods may be called from any thread.
@@ -81,11 +83,13 @@ class Line:
             writer.transport.abort()
 
     async def _close(self) -> None:
-        self._server.close()
+        await shut(self._server)
+        await settle()  # each has begun by then: one that is cancelled before closes nothing
         self._abort()
         for task in self._passing:
             task.cancel()
         await asyncio.gather(*self._passing, return_exceptions=True)
+        await settle()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from bench import Bench, bench
 
+from deltabus.testing.door import settle, shut
+
 
 class BadLine:
     """A line to Redis with faults: what the server answers can be held back, and the line cut."""
@@ -33,6 +35,7 @@ class BadLine:
             self._served.add(task)
             task.add_done_callback(self._served.discard)
 
+        self._ended = False
         self._server = await asyncio.start_server(serve, "127.0.0.1", port)
         host, self.port = self._server.sockets[0].getsockname()
         return f"redis://{host}:{self.port}/0"
@@ -45,6 +48,8 @@ class BadLine:
             return
         ends = {writer, up_writer}
         self._lines |= ends
+        if self._ended:
+            self.cut_all()
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool) -> None:
             try:
@@ -84,9 +89,12 @@ class BadLine:
 
     async def stop(self) -> None:
         assert self._server is not None
-        self._server.close()
+        await shut(self._server)
+        await settle()
+        self._ended = True
         self.cut_all()
         await asyncio.gather(*self._served)
+        await settle()
 
 
 @asynccontextmanager

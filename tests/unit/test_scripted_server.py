@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import Iterator
@@ -171,6 +172,18 @@ def test_stopping_the_server_ends_what_is_under_way() -> None:
         client.recv(10)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), timeout=60)
+
+
+def test_clients_that_come_at_its_end_leave_nothing_open() -> None:
+    for _ in range(20):
+        with ScriptedServer() as server:
+            clients = [socket.socket() for _ in range(5)]
+            for client in clients:
+                client.setblocking(False)
+                client.connect_ex(("127.0.0.1", server.port))
+        for client in clients:
+            client.close()
+    gc.collect()  # What is open yet would be told of here.
 
 
 def test_a_signal_wakes_threads_and_loops_alike() -> None:

@@ -31,6 +31,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Self, cast
 
+from deltabus.testing.door import shut
 from deltabus.testing.script import PATIENCE, Action, Reply, Request, Signal, Step
 
 __all__ = ["PATIENCE", "Action", "Reply", "Request", "ScriptedServer", "Signal", "Step"]
@@ -112,7 +113,7 @@ class ScriptedServer:
             return
         self._ready.set_result(server.sockets[0].getsockname()[1])
         await self._stopped.happened()
-        server.close()
+        await shut(server)
         for connection in (left := list(self._book.open)):
             connection.abort()
         for connection in left:

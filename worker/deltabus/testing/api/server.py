@@ -36,12 +36,11 @@ from deltabus.testing.api.files import FileApi
 from deltabus.testing.api.media import MediaApi
 from deltabus.testing.api.record import CURRENT, Received
 from deltabus.testing.api.store import Store, StoredFile
+from deltabus.testing.door import settle
 from deltabus.testing.script import PATIENCE, Signal
 
 #: Connections that may wait to be accepted: tests open thousands at once.
 _BACKLOG = 4096
-#: Turns of the loop in which it does what it has been told to do by then.
-_TURNS = 5
 _MIB = 1024 * 1024
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -184,11 +183,9 @@ class ApiServer:
         await self._stopped.happened()
         await site.stop()
         # What has just been accepted becomes a connection, and what is closed is gone, a turn or two of the loop later.
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
+        await settle()
         await runner.cleanup()
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
+        await settle()
 
     @web.middleware
     async def _deal(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
