@@ -16,6 +16,7 @@ from enum import Enum, auto
 from typing import Final, Self
 
 from deltabus.scripts import APPEND, BEGIN, FINISH, SEAL, TAKE
+from deltabus.testing.door import settle, shut
 from deltabus.topology.clusterscripts import meant
 
 #: Bytes read at once.
@@ -133,10 +134,12 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         for door in self._doors:
-            door.close()
+            await shut(door)
         self._open.set()
+        await settle()  # who was held at a door is a link by then
         self.cut()
         await asyncio.gather(*(link.ended.wait() for link in self._links))
+        await settle()
 
     @property
     def url(self) -> str:
