@@ -205,6 +205,24 @@ def test_closing_gives_up_what_cannot_be_written(fresh_redis, run):
     run(main())
 
 
+def test_who_gives_up_says_what_redis_has_said_though_the_last_try_had_no_time_to_hear_it(redis_url, run):
+    async def main():
+        async with redis.asyncio.Redis.from_url(redis_url) as client:
+            group = commit.GroupCommit(client, LOG, patience=0.2)
+
+            async def exchange(seconds: float) -> Any:
+                if seconds < 0.1:
+                    raise TimeoutError
+                raise redis.ConnectionError("it is a slave")
+
+            group._exchange = exchange
+            with pytest.raises(BusUnavailable, match="it is a slave"):
+                await group.call(commit.pack_command("PING"))
+            await group.aclose()
+
+    run(main())
+
+
 def test_what_piles_up_goes_out_in_portions(redis_url, run, monkeypatch):
     monkeypatch.setattr(commit, "BATCH_BYTES", 2000)
 

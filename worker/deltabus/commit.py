@@ -216,6 +216,7 @@ class GroupCommit:
     async def _run(self) -> None:
         failures, since = 0, 0.0
         clock = asyncio.get_running_loop().time
+        reason: str | None = None
         while True:
             self._form()
             if not self._unanswered:
@@ -225,12 +226,15 @@ class GroupCommit:
                 await self._wake.wait()
                 continue
             if failures == 0:
-                since = clock()
+                since, reason = clock(), None
+            seconds = self._timeout(clock() - since)
             try:
-                reason = await self._exchange(self._timeout(clock() - since))
+                reason = await self._exchange(seconds)
             except (RedisError, OSError) as exc:
                 await self._connection.disconnect(nowait=True)
-                reason = misfit(exc) or str(exc) or "it does not answer"
+                # The last try may have too little time to hear anything: what the one before it was told says more.
+                hurried = self._patience is not None and seconds < self._patience / 2
+                reason = misfit(exc) or str(exc) or (reason if hurried else None) or "it does not answer"
             if reason is None:
                 if self._outage is not None:
                     self._outage.is_over_for(self._duty)
