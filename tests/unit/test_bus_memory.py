@@ -20,7 +20,7 @@ def test_a_task_goes_all_the_way_without_a_server(run):
     async def main():
         server = FakeServer()
         log = Log(FakeAsyncRedis(server=server), Settings(max_log_bytes=200))
-        async with AsyncBus(client=FakeAsyncRedis(server=server), settings=Settings()) as bus, asyncio.timeout(30):
+        async with AsyncBus(client=FakeAsyncRedis(server=server), settings=Settings()) as bus, asyncio.timeout(100):
             task = await bus.chat(messages="hi")
             text = asyncio.create_task(_joined(task.text()))
             early = asyncio.create_task(_list(task.events()))
@@ -55,7 +55,7 @@ def test_a_cancel_works_without_a_server(run):
     async def main():
         server = FakeServer()
         log = Log(FakeAsyncRedis(server=server), Settings())
-        async with AsyncBus(client=FakeAsyncRedis(server=server), settings=Settings()) as bus, asyncio.timeout(30):
+        async with AsyncBus(client=FakeAsyncRedis(server=server), settings=Settings()) as bus, asyncio.timeout(100):
             waiting = await bus.chat(messages="hi", task_id="t1")
             assert await waiting.cancel("no") is True
             with pytest.raises(TaskCancelled, match="no"):

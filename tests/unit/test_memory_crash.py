@@ -150,7 +150,7 @@ def test_the_process_ends_without_a_word_of_the_dead(count: Path) -> None:
         env={"PYTHONPATH": str(count), "DELTABUS_LOG_LEVEL": "error"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=True,
     )
     assert done.stderr == ""

@@ -16,7 +16,7 @@ from typing import Any, Final
 #: Seconds after which a wait ends to look again; the most that one wait counts, however long the machine makes it.
 _TURN: Final = 0.05
 #: Times the patience that everything may take where things happen without end, or the loop spins.
-_UTMOST: Final = 10
+UTMOST: Final = 10
 
 
 class PatientLoop(asyncio.SelectorEventLoop):
@@ -38,7 +38,7 @@ class PatientLoop(asyncio.SelectorEventLoop):
         while not any(task.done() for task in tasks):
             if heard != ear.heard:
                 heard, since = ear.heard, ear.silence
-            if ear.silence - since >= patience or ear.time - start >= patience * _UTMOST:
+            if ear.silence - since >= patience or ear.time - start >= patience * UTMOST:
                 return False
             await asyncio.wait(tasks, timeout=_TURN, return_when=asyncio.FIRST_COMPLETED)
         return True

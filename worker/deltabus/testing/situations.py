@@ -10,12 +10,12 @@ import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, NoReturn, cast
 
 import pytest
 
 from deltabus.provider import ChatRequest, Chunk, Completion, Provider, TaskError
-from deltabus.testing.patience import PatientLoop
+from deltabus.testing.patience import UTMOST, PatientLoop
 
 #: Hooks of the contract that a subclass may be exempt from.
 _SITUATIONS: Final = ("pausing", "silent", "breaking_off", "failing", "garbage", "keeping", "stalling")
@@ -190,7 +190,7 @@ class Situations:
                 try:
                     if not await _loop().wait({task}, self.patience):
                         task.cancel()
-                        pytest.fail(f"nothing happened for {self.patience:g} s (`patience`)")
+                        _hangs(self.patience)
                     task.result()
                 except BaseException as exc:
                     exc.add_note(f"The endpoint has said {reprlib.repr(body)}.")
@@ -247,6 +247,10 @@ class Situations:
         assert not self.secret or self.secret not in text, f"{what} shows the credential"
 
 
+def _hangs(patience: float) -> NoReturn:
+    pytest.fail(f"nothing happened for {patience:g} s (`patience`), or it went on for {patience * UTMOST:g} s")
+
+
 def _loop() -> PatientLoop:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, PatientLoop)
@@ -261,7 +265,7 @@ def _run(main: Coroutine[Any, Any, None], patience: float) -> None:
         if not loop.run_until_complete(loop.wait({task}, patience)):
             task.cancel()
             loop.run_until_complete(loop.wait({task}, patience / 10))
-            pytest.fail(f"nothing happened for {patience:g} s (`patience`)")
+            _hangs(patience)
         task.result()
     finally:
         for left in (left_tasks := asyncio.all_tasks(loop)):
