@@ -31,7 +31,6 @@ def routed(routes: Registry, model: str | None, provider: str | None = None) -> 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Install a distribution of plugins, as pip would leave it, for this test."""
-    modules = set(sys.modules)
 
     def install(name: str, version: str, source: str, **entry_points: str) -> None:
         where = tmp_path / name
@@ -44,8 +43,9 @@ def install(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(where)
 
     yield install
-    for module in set(sys.modules) - modules:
-        del sys.modules[module]
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 PROVIDER = """
