@@ -10,7 +10,7 @@ import liars
 import pytest
 import redis
 
-from chaos.nodes import Nodes, ask, port
+from chaos.nodes import PATIENT, Nodes, ask, port
 from deltabus.embedded import EmbeddedRedis
 from deltabus.topology import clients
 
@@ -19,7 +19,7 @@ PREFIX = "{rq}"
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    with Nodes() as nodes:
+    with Nodes(PATIENT) as nodes:
         yield nodes
 
 

@@ -92,8 +92,9 @@ def cluster(authority: Authority) -> Iterator[str]:
     """The URL of a Cluster of three, without options; its nodes are called by their host's name."""
     if embedded._version(embedded.find_server()) < (7, 0):
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("Redis 6 has no names of hosts in a Cluster")
-    # Their bus is 10,000 above.
-    ports = list(itertools.islice((port for port in iter(embedded._free_port, 0) if port < 20_000), 3))
+    drawn = iter(embedded._free_port, 0)
+    # Their bus is 10,000 above, where another server may be.
+    ports = list(itertools.islice((port for port in drawn if port < 20_000 and not _listens(port + 10_000)), 3))
     with contextlib.ExitStack() as stack:
         servers = []
         for port in ports:
