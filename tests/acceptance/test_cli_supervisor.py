@@ -60,6 +60,7 @@ from deltabus import supervisor
 count, burst = int(sys.argv[1]), sys.argv[2] == "burst"
 supervisor.GRACE = float(sys.argv[3])
 supervisor.BACKOFF = 0.01
+supervisor.STABLE = 600.0  # a busy machine may take long to start what dies at once
 supervisor.ECHO = float(sys.argv[4])
 sys.exit(supervisor.Supervisor([sys.executable, *sys.argv[5:]], count, burst=burst, drain_timeout=0.0).run())
 """

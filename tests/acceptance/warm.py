@@ -87,7 +87,9 @@ def _attend(line: socket.socket) -> NoReturn:
     size, streams, _, _ = socket.recv_fds(line, 4, 3)
     command = b""
     while len(command) < int.from_bytes(size, "big"):
-        command += line.recv(1 << 16)
+        if not (more := line.recv(1 << 16)):
+            os._exit(0)  # whoever asked was killed
+        command += more
     child = os.fork()
     if child == 0:
         line.close()
