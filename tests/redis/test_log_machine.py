@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -111,6 +112,12 @@ def replay(found: list[Any]) -> list[int]:
 
 
 writers = st.integers(0, 2)
+
+#: Redis' answer to TTL where there is no such key.
+NO_KEY = -2
+
+#: Seconds after which what was published has not come.
+DEADLINE = 60.0
 
 
 class Machine(RuleBasedStateMachine):
@@ -314,10 +321,11 @@ class Machine(RuleBasedStateMachine):
         assert entries[len(entries) - len(new) :] == new
         published: list[bytes] = []
         terminal: list[bytes] = []
-        while (message := self.pubsub.get_message(timeout=0)) is not None or self.pubsub.connection.can_read(timeout=0):
-            if message is not None:
-                wanted = published if message["channel"] == keys.events(TASK).encode() else terminal
-                wanted.append(message["data"])
+        # Redis may write a reply on one connection before what it publishes on another: there, that is before the pong.
+        self.pubsub.ping()
+        while (message := self.pubsub.get_message(timeout=DEADLINE))["type"] != "pong":
+            wanted = published if message["channel"] == keys.events(TASK).encode() else terminal
+            wanted.append(message["data"])
         assert published == [event for _, event in new]
         assert terminal == [event for entry, event in new if entry == keys.SEAL]
         for entry, event in new:
@@ -393,8 +401,8 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def a_log_always_has_an_end_in_sight(self) -> None:
-        if self.client.exists(keys.log(TASK)):
-            assert self.client.ttl(keys.log(TASK)) > 0
+        ttl = self.client.ttl(keys.log(TASK))
+        assert ttl > 0 or ttl == NO_KEY
 
     def teardown(self) -> None:
         # At last everything arrives: nobody may be left waiting.
@@ -412,10 +420,11 @@ class Machine(RuleBasedStateMachine):
         self.runner.close()
 
 
-def test_the_log_holds_against_any_course_of_events(redis_url):
+@pytest.mark.parametrize("part", range(4))  # in one, they would take longer than a test may on a busy machine
+def test_the_log_holds_against_any_course_of_events(redis_url, part):
     run_state_machine_as_test(
         lambda: Machine(redis_url),
         settings=settings(
-            max_examples=40, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=10, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
