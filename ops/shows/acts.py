@@ -37,11 +37,13 @@ class Act:
         return figures, violations(figures, self.limits)
 
 
-async def crash(tasks: int, *, words: int = 40, interval: float = 0.5, **settings: float) -> Figures:
+async def crash(
+    tasks: int, *, words: int = 40, interval: float = 0.5, stalls: int | None = None, **settings: float
+) -> Figures:
     """`kill -9` of the only worker with all streams in flight, and a new one."""
     async with stage((), concurrency=tasks, **settings) as scene:
         worker = await scene.worker()
-        await scene.start(tasks, words=words, interval=interval)
+        await scene.start(tasks, words=words, interval=interval, stalls=stalls)
         await scene.all_stream()
         killed_at = time.time()
         await worker.kill()
@@ -57,17 +59,24 @@ async def crash(tasks: int, *, words: int = 40, interval: float = 0.5, **setting
 
 
 async def freeze(
-    tasks: int, *, words: int = 120, interval: float = 0.5, seconds: float = FREEZE, **settings: float
+    tasks: int,
+    *,
+    words: int = 120,
+    interval: float = 0.5,
+    stalls: int | None = None,
+    seconds: float = FREEZE,
+    **settings: float,
 ) -> Figures:
     """SIGSTOP to the worker that has all streams, SIGCONT when another one has them for long."""
     async with stage((), concurrency=2 * tasks, **settings) as scene:
         frozen = await scene.worker()
-        streams = await scene.start(tasks, words=words, interval=interval)
+        streams = await scene.start(tasks, words=words, interval=interval, stalls=stalls)
         await scene.all_stream()
         other = await scene.worker()
         frozen.signal(signal.SIGSTOP)
         frozen_at = time.time()
         await asyncio.sleep(seconds)
+        await scene.all_run_again()
         frozen.signal(signal.SIGCONT)
         await frozen.says("fenced")
         await scene.all_end()

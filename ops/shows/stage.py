@@ -19,7 +19,7 @@ from chaos.subscribers import Observer
 from deltabus import AsyncBus, AsyncTask
 from deltabus.embedded import EmbeddedRedis
 from deltabus.errors import BusUnavailable
-from deltabus.events import AnyEvent, Delta
+from deltabus.events import AnyEvent, Delta, Started
 
 #: Seconds that anything that is waited for may take.
 PATIENCE: Final = 120.0
@@ -44,6 +44,8 @@ class Stream:
         self.events: list[AnyEvent] = []
         #: Set once something of the answer has come.
         self.streams = asyncio.Event()
+        #: Set once a second attempt has begun.
+        self.again = asyncio.Event()
         #: The longest that its subscriber, once something had come, had to wait for more: seconds.
         self.longest_gap = 0.0
 
@@ -61,6 +63,8 @@ class Stream:
                     seen_at = now
                     if isinstance(event, Delta):
                         self.streams.set()
+                    if isinstance(event, Started) and (event.attempt or 0) > 1:
+                        self.again.set()
             except BusUnavailable:
                 continue  # it has been tried for a while already
             return
@@ -148,17 +152,18 @@ class Stage:
         await worker.says("worker started")
         return worker
 
-    async def start(self, count: int, *, words: int, interval: float) -> list[Stream]:
-        """Enqueue so many tasks of so many words, one every `interval` seconds, with a subscriber each."""
+    async def start(self, count: int, *, words: int, interval: float, stalls: int | None = None) -> list[Stream]:
+        """Enqueue so many tasks of so many words, one every `interval` seconds, with a subscriber each.
+
+        Args:
+            stalls: words after which a first attempt says no more, and so does not end before it is struck.
+        """
         names = [f"w{len(self.streams) + number}" for number in range(count)]
-        requests = [
-            {
-                "messages": [{"role": "user", "content": "hello"}],
-                "stream": True,
-                "echo": {"text": name, "words": words, "interval": interval},
-            }
-            for name in names
-        ]
+        pace: dict[str, float] = {"words": words, "interval": interval}
+        if stalls is not None:
+            pace |= {"stall_after": stalls, "fail_attempts": 1}
+        hello = {"messages": [{"role": "user", "content": "hello"}], "stream": True}
+        requests = [hello | {"echo": {"text": name, **pace}} for name in names]
         tasks = await self._bus.chat_many(requests)
         started = [Stream(task, name, words) for task, name in zip(tasks, names, strict=True)]
         self.streams += started
@@ -178,6 +183,12 @@ class Stage:
         async with asyncio.timeout(PATIENCE):
             for stream in self.streams:
                 await stream.streams.wait()
+
+    async def all_run_again(self) -> None:
+        """Wait until every stream has begun anew."""
+        async with asyncio.timeout(PATIENCE):
+            for stream in self.streams:
+                await stream.again.wait()
 
     async def all_end(self) -> None:
         """Wait until every subscriber has seen the end, and RQ has its record of it."""

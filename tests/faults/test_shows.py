@@ -18,10 +18,10 @@ FAST = {"lease": 2.0, "heartbeat_interval": 0.5}
 
 #: Streams, and how each show is cut down.
 SMALL = {
-    "crash": (30, {"words": 30, "interval": 0.1}),
-    "freeze": (10, {"words": 100, "interval": 0.1, "seconds": 4.0}),
+    "crash": (30, {"words": 20, "interval": 0.1, "stalls": 10}),
+    "freeze": (10, {"words": 40, "interval": 0.1, "stalls": 30, "seconds": 0.0}),
     "restart": (30, {"words": 30, "interval": 0.1}),
-    "rolling": (30, {"words": 8, "interval": 0.1, "share": 10, "longer": 6, "drain_timeout": 3.0}),
+    "rolling": (30, {"words": 8, "interval": 0.1, "share": 10, "longer": 7, "drain_timeout": 4.0}),
 }
 
 
