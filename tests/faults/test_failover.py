@@ -13,6 +13,7 @@ from line import Line
 from processes import PATIENCE
 from talker import Talker, talk, told
 
+from deltabus import Task
 from deltabus.embedded import EmbeddedRedis
 
 
@@ -49,6 +50,11 @@ def pair() -> Iterator[Pair]:
         yield pair
 
 
+def booked(scene: Scene, task: Task) -> None:
+    """RQ's record of its end follows a moment after its log's."""
+    scene.until(lambda: scene.redis.hget(f"rq:job:{task.id}", "status") == b"finished")
+
+
 def test_streams_outlive_a_planned_failover_though_the_old_master_keeps_their_connections(pair: Pair) -> None:
     """It goes on answering, as a replica: whoever stays with it is refused for ever."""
     scene = pair.scene
@@ -79,6 +85,10 @@ def test_what_the_replica_had_not_heard_of_is_made_up_for(pair: Pair, talker: Ta
         talker.let_end("over")
         for task in over:
             assert told(task) == 1
+            booked(scene, task)
+        # Who books this has heard that those are booked, and does not do so again there.
+        (later,) = scene.chat(words=3)
+        booked(scene, later)
         for task in unheard:
             scene.streams(task)
         pair.line.lead_to(pair.replica.url)
