@@ -182,7 +182,25 @@ def test_cancelling_an_upload_cuts_its_parts_and_cancels_it_there(run: Run) -> N
     run(main())
 
 
-def test_taking_back_is_bounded_in_time_and_closing_does_not_wait_for_it(run: Run) -> None:
+def test_taking_back_is_bounded_in_time(run: Run) -> None:
+    async def main() -> None:
+        with ApiServer() as server:
+            server.fault(Fault.refuse(500), on="* /uploads/*/parts", times=None)
+            server.fault(Fault.silent(), on="* /uploads/*/cancel")
+            made = made_for(server)
+            task = asyncio.create_task(made.upload(upload(Sample(SIZE))))
+            await server.received(1, on="* /uploads/*/cancel").happened()
+            pass_by(takeback.PATIENCE)
+            with pytest.raises(ProviderUnavailable):
+                await task
+            await made.aclose()
+
+    run(main())
+
+
+def test_closing_does_not_wait_for_what_is_taken_back(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takeback, "PATIENCE", 600.0)
+
     async def main() -> None:
         with ApiServer() as server:
             server.fault(Fault.refuse(500), on="* /uploads/*/parts", times=None)
@@ -195,7 +213,7 @@ def test_taking_back_is_bounded_in_time_and_closing_does_not_wait_for_it(run: Ru
                 await task
             assert not server.requests[-1].lost.is_set
             await made.aclose()
-            async with asyncio.timeout(takeback.PATIENCE):
+            async with asyncio.timeout(60):
                 await server.requests[-1].lost.happened()
 
     run(main())
