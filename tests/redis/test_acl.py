@@ -320,15 +320,21 @@ def test_a_worker_has_no_power_over_the_server_or_others_keys(fort: Fort) -> Non
     assert "no permissions" in fort.root.execute_command("ACL", "DRYRUN", "deltabus-worker", "DEBUG", "SLEEP", "0")
 
 
-def test_an_operator_sees_and_mends_what_there_is(fort: Fort, staff: Background, tmp_path: Path) -> None:
+@pytest.fixture
+def operate(fort: Fort, staff: Background, tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """`operate(*words)`: what a command says to an operator, who needs no right that he has not."""
     url = fort.url("deltabus-operator")
 
-    def run(*words: str, code: int = 0) -> str:
+    def run(*words: str) -> str:
         done = run_to_its_end(words, environ=environ(url), folder=tmp_path)
-        assert done.returncode == code, done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    rq = (sys.executable, "-m", "rq.cli")
+    yield run
+    assert {entry["object"] for entry in fort.refusals("deltabus-operator")} <= {"acl|whoami"}
+
+
+def test_an_operator_sees_and_mends_what_has_failed(fort: Fort, operate: Callable[..., str]) -> None:
     with fort.bus("deltabus-acme-producer") as bus:
         task = bus.chat({"echo": {"words": 3, "error": "invalid_request", "fail_after": 0}}, messages="hello")
         with pytest.raises(TaskFailed):
@@ -336,16 +342,22 @@ def test_an_operator_sees_and_mends_what_there_is(fort: Fort, staff: Background,
         deadline = time.monotonic() + PATIENCE
         while fort.root.zcard("rq:failed:acme") == 0 and time.monotonic() < deadline:
             fort.root.blpop(["nothing"], timeout=0.05)
-        assert task.id in run(*DELTABUS, "dead", "list")
-        run(*DELTABUS, "dead", "show", task.id)
-        run(*DELTABUS, "dead", "requeue", task.id)
-        assert "acme, globex, file" in run(*rq, "info", "--config", "deltabus.rqsettings")
-        run(*rq, "suspend", "--config", "deltabus.rqsettings")
-        run(*rq, "resume", "--config", "deltabus.rqsettings")
-        assert '"ok":true' in run(*DELTABUS, "check", "--json")
-        assert '"slots":' in run(*DELTABUS, "stats", "--json")  # and so `top`, which asks for the same
-        assert "rq:job:…" in run(*DELTABUS, "redis", "--memory")
-    assert {entry["object"] for entry in fort.refusals("deltabus-operator")} <= {"acl|whoami"}
+        assert task.id in operate(*DELTABUS, "dead", "list")
+        operate(*DELTABUS, "dead", "show", task.id)
+        operate(*DELTABUS, "dead", "requeue", task.id)
+        assert "rq:job:…" in operate(*DELTABUS, "redis", "--memory")
+
+
+def test_an_operator_sees_and_halts_the_workers(operate: Callable[..., str]) -> None:
+    rq = (sys.executable, "-m", "rq.cli")
+    assert "acme, globex, file" in operate(*rq, "info", "--config", "deltabus.rqsettings")
+    operate(*rq, "suspend", "--config", "deltabus.rqsettings")
+    operate(*rq, "resume", "--config", "deltabus.rqsettings")
+
+
+def test_an_operator_sees_how_it_is(operate: Callable[..., str]) -> None:
+    assert '"ok":true' in operate(*DELTABUS, "check", "--json")
+    assert '"slots":' in operate(*DELTABUS, "stats", "--json")  # and so `top`, which asks for the same
 
 
 def test_a_workers_host_can_be_checked_with_the_workers_own_user(fort: Fort, tmp_path: Path) -> None:

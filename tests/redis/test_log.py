@@ -319,11 +319,15 @@ def test_a_thousand_streams_share_one_connection_and_keep_their_order(redis_url,
 
             names = [f"t{n}" for n in range(1000)]
             await asyncio.gather(*map(stream, names))
-            for name in names:
-                *_, last = ids = await b.ids(name)
+            async with b.redis.pipeline(transaction=False) as pipeline:
+                for name in names:
+                    pipeline.xrange(keys.log(name))
+                logs = await pipeline.execute()
+            for entries in logs:
+                *_, last = ids = [entry.decode() for entry, _ in entries]
                 assert ids[:-1] == [f"1-{n}" for n in range(len(ids) - 1)]
                 assert last == keys.SEAL
-                chunks = [c for m in await b.messages(name) for c in getattr(events.decode(m), "chunks", ())]
+                chunks = [c for _, fields in entries for c in getattr(events.decode(fields[b"event"]), "chunks", ())]
                 assert chunks == [{"n": n} for n in range(20)]
 
     run(main())

@@ -120,7 +120,7 @@ def test_a_log_is_bounded_and_its_replay_complete(redis_url, run):
         async with bench(redis_url, max_log_bytes=2000) as b:
             stream = Streaming(await b.begin())
             largest = 0
-            for n in range(500):
+            for n in range(300):
                 await stream.write(n)
                 await stream.flush()
                 found = await b.events()
@@ -130,8 +130,8 @@ def test_a_log_is_bounded_and_its_replay_complete(redis_url, run):
             await stream.seal()
             found = await b.events()
             assert isinstance(found[0], Snapshot)
-            assert streamed(found) == list(range(500))
-            size = len(numbers(*range(500)))
+            assert streamed(found) == list(range(300))
+            size = len(numbers(*range(300)))
             assert largest < 2 * size + 2000 + 200
             assert b.interrupts == []
 
@@ -152,14 +152,14 @@ def test_snapshots_cost_no_more_than_what_they_replace(redis_url, run):
                 return chunks
 
             stream.attempt.snapshot = measured
-            for n in range(1000):
+            for n in range(400):
                 await stream.write(n)
                 await stream.flush()
             await stream.seal()
             assert len(sizes) > 3
-            delta = events.encode_chunks("delta", TASK, "1-1000", [numbers(1000)])
-            progress = events.encode(Progress(task=TASK, id="1-1000", at=1.0, done=1000))
-            assert sum(sizes) < 1000 * len(delta + progress)
+            delta = events.encode_chunks("delta", TASK, "1-400", [numbers(400)])
+            progress = events.encode(Progress(task=TASK, id="1-400", at=1.0, done=400))
+            assert sum(sizes) < 400 * len(delta + progress)
 
     run(main())
 
