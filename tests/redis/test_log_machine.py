@@ -133,8 +133,8 @@ class Machine(RuleBasedStateMachine):
         self.log: Log = self.run(self._open)
         self.pubsub = self.client.pubsub(ignore_subscribe_messages=True)
         self.pubsub.subscribe(keys.events(TASK), keys.results("chat"))
-        self.pubsub.get_message(timeout=5)
-        self.pubsub.get_message(timeout=5)
+        self.pubsub.get_message(timeout=DEADLINE)
+        self.pubsub.get_message(timeout=DEADLINE)
         self.writers = [Writer() for _ in range(3)]
         self.all_writers: list[Writer] = list(self.writers)
         self.settling: list[asyncio.Task[None]] = []

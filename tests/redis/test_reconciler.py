@@ -148,12 +148,12 @@ def test_a_job_that_was_cancelled_through_rq_before_it_began_ends_on_its_log_and
     job.cancel()
     with site.redis.pubsub(ignore_subscribe_messages=True) as channel:
         channel.subscribe(keys.results("chat"))
-        channel.get_message(timeout=5)
+        channel.get_message(timeout=60)
         rounds(2)
         event = site.ending(job.id)
         assert isinstance(event, Cancelled)
         assert abs(event.at - time.time()) < 60
-        assert channel.get_message(timeout=5)["data"] == site.redis.xrange(keys.log(job.id))[-1][1][b"event"]
+        assert channel.get_message(timeout=60)["data"] == site.redis.xrange(keys.log(job.id))[-1][1][b"event"]
         # It has ended once and for all, also when its log has expired.
         assert site.redis.hget(job.key, "ended_at")
         site.redis.hset(job.key, "ended_at", LONG_AGO)
