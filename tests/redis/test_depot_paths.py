@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -51,9 +52,17 @@ def write(redis_url: str, run: Callable[..., Any], root: Path) -> Callable[..., 
 
 
 @pytest.fixture
-def open_files() -> Callable[[], int]:
-    """How many descriptors this process has."""
-    return lambda: len(list(Path("/proc/self/fd").iterdir()))
+def open_files() -> Callable[[], list[str]]:
+    """Which files, folders and devices this process has open; sockets and pipes may be those of other threads."""
+
+    def look() -> list[str]:
+        targets = []
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # of the look itself
+                targets.append(str(descriptor.readlink()))
+        return sorted(target for target in targets if target.startswith("/") and not target.endswith("/fd"))
+
+    return look
 
 
 def test_a_file_in_a_root_is_read(read, root):
