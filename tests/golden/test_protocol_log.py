@@ -47,7 +47,7 @@ def write(redis_url: str, run, play, max_log_bytes: int = 1 << 20) -> bytes:
     with redis.Redis.from_url(redis_url) as client, client.pubsub() as listener:
         listener.subscribe(keys.events(TASK), keys.results("chat"), "svc-a:replies")
         for _ in range(3):
-            listener.get_message(timeout=10)
+            listener.get_message(timeout=60)
         run(main())
         return transcript(client, listener)
 
