@@ -275,7 +275,6 @@ def test_closing_the_bus_ends_those_who_follow(redis_url, run):
 
 def test_a_subscriber_whose_line_goes_dead_without_a_word_gets_a_new_one(redis_url, run, monkeypatch):
     monkeypatch.setattr(feed, "SILENCE", 0.1)
-    monkeypatch.setattr(commit, "REPLY_TIMEOUT", 0.2)
 
     async def main():
         async with over_bad_line(redis_url, whose="bus") as (b, line):
@@ -284,6 +283,7 @@ def test_a_subscriber_whose_line_goes_dead_without_a_word_gets_a_new_one(redis_u
             await b.subscribers(1)
             await flushed(attempt, 1)
             before = {client["id"] for client in await b.redis.client_list(_type="pubsub")}
+            b.bus._open().follower._commit._patience = 0.4  # half of it for an answer
             line.die()
             await flushed(attempt, 2)
             while not {client["id"] for client in await b.redis.client_list(_type="pubsub")} - before:
