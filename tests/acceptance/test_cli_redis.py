@@ -57,6 +57,14 @@ def test_an_answer_is_printed_as_it_is_a_value_a_line(prompt: Prompt) -> None:
     assert sorted(prompt("--scan", "?").split()) == ["h", "s", "z"]
 
 
+def test_bytes_that_are_no_text_are_asked_for_as_they_are(prompt: Prompt) -> None:
+    prompt.redis.set(b"\xff", b"\xfe")
+    done = deltabus("redis", "GET", os.fsdecode(b"\xff"), folder=prompt.folder, environ=prompt.environ)
+    assert (done.returncode, done.stdout) == (exits.DONE, b"\xfe\n")
+    done = deltabus("redis", "--scan", os.fsdecode(b"\xff*"), folder=prompt.folder, environ=prompt.environ)
+    assert (done.returncode, done.stdout) == (exits.DONE, b"\xff\n")
+
+
 def test_what_redis_refuses_is_said_in_one_line(prompt: Prompt) -> None:
     prompt.redis.set("a", "text")
     assert prompt.refused("CHTA") == "error: Redis refuses: unknown command 'CHTA', with args beginning with:\n"
@@ -65,7 +73,7 @@ def test_what_redis_refuses_is_said_in_one_line(prompt: Prompt) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--memory", "PING"], ["--memory", "--scan", "*"], ["MONITOR"], ["subscribe", "a"]]
+    "words", [[], [" "], ["--memory", "PING"], ["--memory", "--scan", "*"], ["MONITOR"], ["subscribe", "a"]]
 )
 def test_a_question_without_one_answer_is_none(prompt: Prompt, words: list[str]) -> None:
     assert prompt.refused(*words, code=exits.USAGE).count("\n") == 1

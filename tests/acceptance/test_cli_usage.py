@@ -234,6 +234,13 @@ def test_the_line_on_an_odd_error_is_still_one_line() -> None:
     assert exits.explain(RuntimeError("a bug")) is None
 
 
+def test_a_server_that_takes_connections_and_does_not_answer_is_not_one_to_be_started() -> None:
+    from deltabus.errors import BusUnavailable
+
+    said = exits.explain(BusUnavailable("cannot reach Redis at redis://a: Timeout reading from socket"))
+    assert "`redis_timeout`" in (said or "")
+
+
 @pytest.mark.parametrize(
     "words",
     [

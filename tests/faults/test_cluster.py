@@ -21,6 +21,7 @@ from faults import attempts
 from processes import DELTABUS, PATIENCE, deltabus
 from processes import run as run_to_its_end
 from redis.client import Pipeline
+from redis.exceptions import MovedError
 from talker import Talker, talk, told
 
 from chaos.nodes import Nodes, ask
@@ -238,6 +239,36 @@ def test_each_key_is_asked_of_the_node_that_owns_it(site: Site, tmp_path: Path) 
     done = deltabus("redis", "--each", "SCRIPT", "KILL", folder=tmp_path, environ=site.environ)
     assert done.returncode == exits.FAILED
     assert done.stdout.count(b"# 127.0.0.1:") == done.stderr.count(b"No scripts in execution") == 3, "each is asked"
+
+
+def test_a_key_that_only_another_node_has_is_no_question_for_each(site: Site, tmp_path: Path) -> None:
+    done = deltabus("redis", "--each", "GET", "a", folder=tmp_path, environ=site.environ)
+    assert done.returncode == exits.FAILED
+    assert done.stderr.count(b"(MOVED); ask without --each\n") == 2
+    done = deltabus("redis", "MGET", "a", "b", folder=tmp_path, environ=site.environ)
+    assert (done.returncode, done.stderr.count(b"\n")) == (exits.FAILED, 1)
+    assert b"redis+cluster" not in done.stderr
+
+
+def has(server: EmbeddedRedis, key: str) -> bool:
+    """Whether the slot of the key is this node's."""
+    with redis.Redis.from_url(server.url) as client:
+        try:
+            client.exists(key)
+        except MovedError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("words", [("chat", "hi"), ("stats",), ("dead", "list"), ("redis", "MGET", "a", "b")])
+def test_who_takes_a_node_for_a_server_that_stands_alone_is_told(
+    site: Site, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    node = next(server for server in site.nodes.servers if not has(server, "rq:queues"))
+    alone = site.environ | {"DELTABUS_REDIS_URL": node.url, "RQ_KEY_PREFIX": "rq"}
+    done = run_to_its_end([*DELTABUS, *words], folder=tmp_path, environ=alone)
+    assert done.returncode == exits.FAILED
+    assert "name that as redis+cluster://" in done.stderr
 
 
 def test_streams_go_on_while_a_node_restarts(site: Site, talker: Talker) -> None:

@@ -148,6 +148,7 @@ def test_any_task_function_can_be_enqueued(redis_url, run):
         ({"messages": "x", "metadata": {"when": object()}}, "envelope"),
         ({"messages": "x", "deadline": "soon"}, "deadline"),
         ({"messages": "x", "retry": "\ud800"}, "envelope"),
+        ({"messages": "x", "queue": ""}, "queue"),
     ],
 )
 def test_a_mistake_is_told_to_the_caller_before_anything_is_sent(redis_url, run, options, param):

@@ -234,6 +234,14 @@ def test_a_worker_that_is_not_let_in_waits_for_nothing(guarded: tuple[str, str])
         assert "away" not in worker.said
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_who_has_no_password_is_told_that_there_is_one(socket: str, protocol: int) -> None:
+    _, _, path = socket.partition("@")
+    with pytest.raises(BusUnavailable) as caught:
+        server.connect(Settings(redis_url=f"unix://{path.partition('?')[0]}?protocol={protocol}"))
+    assert "; it is there: see to its user and password" in (exits.explain(caught.value) or "")
+
+
 def test_a_server_that_is_no_master_any_more_is_not_believed_to_be_one() -> None:
     """A Sentinel that has not heard of a failover leads there."""
     with (

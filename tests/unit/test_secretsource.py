@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +46,13 @@ def test_a_file_gives_what_is_in_it_without_the_last_line_end(load, tmp_path, en
         loaded = load(f'[providers.acme]\napi_key = {{file = "{name}"}}', FOLDER=str(tmp_path))
         assert provider(loaded).problem is None
         assert provider(loaded).options == {"api_key": SECRET}
+
+
+@pytest.mark.parametrize("missing", ['{file = "/nowhere/key"}', '{env = "NOWHERE_KEY"}', '{command = ["/nowhere/key"]}'])
+def test_where_a_secret_was_looked_for_in_vain_is_said_and_no_secret(load, missing):
+    loaded = load(f"[providers.acme]\napi_key = {missing}\nheaders = {{file = 'a-secret-header', env = 'another-one'}}")
+    assert re.search("/nowhere/key|NOWHERE_KEY", provider(loaded).problem)
+    assert loaded.secrets == {"a-secret-header", "another-one"}
 
 
 def test_a_relative_path_starts_at_the_folder_of_the_configuration(load, tmp_path, monkeypatch):

@@ -153,6 +153,7 @@ def test_bad_toml_is_reported_with_its_line(config, text, place):
         ("max_log_bytes = [1]", "`max_log_bytes` in {file} must be a whole number (bytes), not a list of other things"),
         ('queues = "chat"', "`queues` in {file} must be a list of names, not a string"),
         ("queues = [1]", "`queues` in {file} must be a list of names, not a list of other things"),
+        ('queues = ["chat", " "]', "`queues` in {file} must be a list of names: one of these is empty"),
         ("queues = []", "`queues` in {file} must name at least one queue"),
         ('queues = ["a", "a"]', "`queues` in {file} names the same thing twice"),
         (

@@ -197,7 +197,7 @@ class AsyncBus(Functions):
             as `chat`.
         """
         limits = {"result_ttl": result_ttl, "job_timeout": job_timeout}
-        return (await self._send(function, [envelope], queue or self._queue, task_id, limits))[0]
+        return (await self._send(function, [envelope], self._queue if queue is None else queue, task_id, limits))[0]
 
     def task(self, task_id: str, /) -> AsyncTask:
         """Any task, whoever enqueued it. Whether there is one is found out when it is used.
@@ -262,7 +262,7 @@ class AsyncBus(Functions):
                 raise blame(InvalidRequest(wrong, param="messages"), index, len(bodies))
             body.setdefault("stream", True)
         contents = [{"request": body, **given} for body in bodies]
-        return await self._send(CHAT, contents, queue or self._queue, task, {})
+        return await self._send(CHAT, contents, self._queue if queue is None else queue, task, {})
 
     async def _send(
         self,

@@ -26,6 +26,7 @@ from deltabus.errors import BusError, BusUnavailable, InvalidRequest
 from deltabus.events import Failed, Retrying
 from deltabus.follow import position
 from deltabus.records import RQKeys, explain, payload
+from deltabus.refusal import advice, is_of_cluster
 from deltabus.scripts import FAILED, FORGET, LEAVE, PURGE, REOPEN, REQUEUE
 
 #: Jobs that are handled in one round trip: a few milliseconds of Redis' time.
@@ -386,8 +387,7 @@ def _function(description: bytes, head: bytes) -> str | None:
             head = zlib.decompressobj().decompress(head, _PAYLOAD_BYTES)
         except zlib.error:
             return None
-    called = _CALL.match(head)
-    return called[1].decode() if called else None
+    return called[1].decode() if (called := _CALL.match(head)) else None
 
 
 @contextmanager
@@ -395,6 +395,6 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except RedisError as exc:
-        if isinstance(exc, ResponseError) and not is_not_now(exc):
-            raise BusError(f"Redis refuses: {exc}") from exc
+        if isinstance(exc, ResponseError) and (is_of_cluster(exc) or not is_not_now(exc)):
+            raise BusError("; ".join(filter(None, (f"Redis refuses: {exc}", advice(exc))))) from exc
         raise BusUnavailable(f"Redis cannot be reached: {exc}") from exc

@@ -289,7 +289,7 @@ class _Look:
         is_info = str(words[0]).upper() == "INFO"
         if is_info and (refusal.lacks_right(error) or "unknown command" in str(error)):
             return {}
-        if refusal.lacks_right(error):
+        if refusal.lacks_right(error) or refusal.is_of_cluster(error):
             raise BusError(f"Redis refuses: {error}; {refusal.advice(error)}") from error
         if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
             return _empty(words)

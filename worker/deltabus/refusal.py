@@ -1,11 +1,11 @@
-"""What a refusal of Redis means: a right is missing, a key is of another type, or it takes no writes at all."""
+"""What a refusal of Redis means: a right is missing, a key is of another type or elsewhere, or it takes no writes."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ClusterCrossSlotError, MovedError, NoPermissionError, ResponseError
 
 #: A missing right, where it comes from within a script: Redis 7 says it without the prefix NOPERM.
 _IN_SCRIPT: Final = re.compile(
@@ -45,6 +45,16 @@ def lacks_right(error: object) -> bool:
     )
 
 
+def is_of_cluster(error: object) -> bool:
+    """Whether a node of a Cluster says that another one has the key, or that no node has all of the keys.
+
+    Where the URL says that there is a Cluster, commands are led to the right node, and nobody hears of it.
+    """
+    return isinstance(error, MovedError | ClusterCrossSlotError) or (
+        isinstance(error, ResponseError) and "hash to the same slot" in str(error)
+    )
+
+
 def no_writes(reason: object) -> str | None:
     """Why Redis takes no writes, and what to do about it; None: that is not what it says.
 
@@ -63,4 +73,9 @@ def advice(error: object) -> str | None:
         return "the user of this URL lacks a right in Redis' ACL: give it those of its role, see ops/acl"
     if isinstance(error, ResponseError) and "WRONGTYPE" in str(error):
         return "a key of deltabus or RQ is of another type: another program uses it; delete or rename it"
+    if is_of_cluster(error):
+        return (
+            "the server is a node of a Cluster: name that as redis+cluster://host:port, with RQ_KEY_PREFIX={rq}, see "
+            "ops/topologies.md"
+        )
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -58,6 +59,8 @@ Exit code: 0 it has answered; 1 it has refused, or one of several has, or is awa
 def redis(session: Session, *, words: tuple[str, ...], each: bool, scan: str | None, memory: bool) -> int:
     if bool(words) + (scan is not None) + memory != 1:
         raise click.UsageError("say one of: a COMMAND, --scan PATTERN, --memory")
+    if words and not words[0].strip():
+        raise click.UsageError("the COMMAND is empty: say one, such as PING")
     if words and words[0].upper() in ENDLESS:
         raise click.UsageError(f"{words[0]} never ends, and this prints one answer: `deltabus watch` follows tasks")
     from redis.exceptions import RedisError, ResponseError
@@ -68,23 +71,23 @@ def redis(session: Session, *, words: tuple[str, ...], each: bool, scan: str | N
         with _Reached(settings) as servers:
             if scan is not None:
                 for server in servers.masters:
-                    for key in server.scan_iter(match=scan, count=1000):
+                    for key in server.scan_iter(match=os.fsencode(scan), count=1000):
                         _print(screen, key)
             elif memory:
                 _print_memory(screen, servers.masters, settings.rq_key_prefix)
             elif each:
-                return _ask_each(screen, servers.masters, words)
+                return _ask_each(screen, settings, servers.masters, words)
             else:
                 _print(screen, _ask(servers.of(words), words))
     except ResponseError as exc:
-        screen.error(_refusal(exc))
+        screen.error(_refusal(exc, settings))
         return exits.FAILED
     except RedisError as exc:
         raise BusUnavailable(f"cannot reach Redis at {settings.redis_address}: {exc}") from exc
     return exits.DONE
 
 
-def _ask_each(screen: Screen, masters: Sequence[Redis], words: tuple[str, ...]) -> int:
+def _ask_each(screen: Screen, settings: Settings, masters: Sequence[Redis], words: tuple[str, ...]) -> int:
     """Ask all of them, also where one of several refuses or is away; the exit code."""
     from redis.exceptions import RedisError, ResponseError
 
@@ -98,12 +101,21 @@ def _ask_each(screen: Screen, masters: Sequence[Redis], words: tuple[str, ...]) 
         try:
             _print(screen, _ask(server, words))
         except RedisError as exc:
-            screen.error(_refusal(exc) if isinstance(exc, ResponseError) else str(exc))
+            screen.error(_refusal(exc, settings) if isinstance(exc, ResponseError) else str(exc))
             code = exits.FAILED
     return code
 
 
-def _refusal(error: Exception) -> str:
+def _refusal(error: Exception, settings: Settings) -> str:
+    from redis.exceptions import MovedError
+
+    from deltabus.refusal import is_of_cluster
+
+    if is_of_cluster(error) and settings.redis_url.partition("://")[0].endswith("+cluster"):
+        # It was led to where it had to go, or to all of them.
+        if isinstance(error, MovedError):
+            return f"Redis refuses: the key is at {error.host}:{error.port} (MOVED); ask without --each"
+        return f"Redis refuses: {error}"
     return exits.explain(error) or f"Redis refuses: {str(error).strip()}"
 
 
@@ -159,7 +171,7 @@ def _key(home: Redis, words: tuple[str, ...]) -> bytes | None:
     from redis.exceptions import ResponseError
 
     if tuple(word.upper() for word in words[:2]) == SHARDED and len(words) > len(SHARDED):
-        return words[2].encode()
+        return os.fsencode(words[2])
     try:
         found = _ask(home, ("COMMAND", "GETKEYS", *words))
     except ResponseError:
@@ -170,7 +182,8 @@ def _key(home: Redis, words: tuple[str, ...]) -> bytes | None:
 def _ask(node: Redis, words: tuple[str, ...]) -> Any:
     # The driver's own reading of answers, as of INFO, is not what was asked for.
     node.response_callbacks.clear()
-    return node.execute_command(*words)  # type: ignore[no-untyped-call]
+    # Bytes that are no text come from the command line as halves of characters (PEP 383), and go on as they were.
+    return node.execute_command(*map(os.fsencode, words))  # type: ignore[no-untyped-call]
 
 
 def _print(screen: Screen, answer: Any) -> None:

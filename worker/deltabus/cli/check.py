@@ -19,7 +19,7 @@ from deltabus.cli.screens import Screen
 from deltabus.cli.seconds import Seconds
 from deltabus.cli.server import connect
 from deltabus.errors import BusUnavailable
-from deltabus.refusal import lacks_right
+from deltabus.refusal import is_of_cluster, lacks_right
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -111,6 +111,8 @@ def _told(subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 def _refusal(subject: str, error: ResponseError) -> Finding:
     fix = next((name for sign, name in REFUSALS.items() if sign in str(error)), "rights")
+    if is_of_cluster(error):
+        fix = "cluster"
     # `rights` tries what workers need. What else is asked here, producers and subscribers may not know.
     state: State = "warning" if subject != "rights" and lacks_right(error) else "error"
     return Finding(subject, state, f"Redis refuses: {error}", FIXES[fix])

@@ -51,7 +51,11 @@ _WAYS: Final = (
         "it is there: try again, or see what ails it with `deltabus check`",
     ),
     (
-        r"username-password|WRONGPASS|NOAUTH|Authentication required|without any password|no password is set",
+        (
+            r"username-password|WRONGPASS|NOAUTH|Authentication required|without any password|no password is set|"
+            # How a server that wants a password greets who has none and speaks RESP3.
+            r"HELLO must be called"
+        ),
         "it is there: see to its user and password; `deltabus check` says where they are from",
     ),
     (r"DB index is out of range", "it is there: choose a database that it has, by the number in the URL"),
@@ -66,6 +70,16 @@ _WAYS: Final = (
     (
         r"is no (Sentinel|node of a Cluster)",
         "it is there: choose the URL's kind by what it is, and redis:// for a server that stands alone",
+    ),
+    (
+        r"MovedError",
+        "it is a node of a Cluster: name that as redis+cluster://host:port, with RQ_KEY_PREFIX={rq}, see "
+        "ops/topologies.md",
+    ),
+    (
+        r"Timeout reading from socket",
+        "it takes connections, and has not answered within `redis_timeout`: it is busy or stopped, or was asked for "
+        "something that takes longer",
     ),
     (r"", "start one with `deltabus dev`, or name yours with --redis URL"),
 )

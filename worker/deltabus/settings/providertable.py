@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from deltabus.errors import ConfigError
 from deltabus.settings.configvalue import kind, public_url
-from deltabus.settings.secretsource import SecretSource, is_elsewhere, said
+from deltabus.settings.secretsource import TABLES, SecretSource, is_elsewhere, said
 
 #: Where no provider is configured, these variables make some, called like their plugins. They are those that the
 #: vendors' own SDKs read.
@@ -154,6 +154,8 @@ def _credentials(key: str, value: Any) -> Iterator[str]:
                 yield value
             elif password := _password(value):
                 yield password
+        case dict() if is_elsewhere(value) and key not in TABLES:
+            return  # where it was looked for in vain, which whoever is told of that has to read
         case dict():
             for inner, item in value.items():
                 yield from _credentials(f"{key}.{inner}", item)

@@ -26,7 +26,7 @@ from deltabus.settings.configvalue import kind
 WAYS: Final = ("env", "file", "command")
 
 #: Tables of a provider that are tables whatever they hold: a header may be called `env`.
-_TABLES: Final = ("headers", "query")
+TABLES: Final = ("headers", "query")
 
 #: Tables that are sent as they are.
 _SENT: Final = ("params", "force_params")
@@ -70,7 +70,7 @@ class SecretSource:
         """
         if key in _SENT or not isinstance(value, dict | list):
             return configfile.expand(value, self.variables)
-        if is_elsewhere(value) and key not in _TABLES:
+        if is_elsewhere(value) and key not in TABLES:
             try:
                 read = self.read(value)
             except ConfigError as exc:

@@ -57,8 +57,10 @@ def problem(name: str, value: Any, default: Any) -> str | None:
     """
     match default:
         case tuple():
-            if not isinstance(value, tuple) or not all(isinstance(item, str) and item.strip() for item in value):
+            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
                 return f"must be a list of names, not {kind(value)}"
+            if not all(map(str.strip, value)):
+                return "must be a list of names: one of these is empty"
             if len(set(value)) < len(value):
                 return "names the same thing twice"
             if name == "queues" and not value:
