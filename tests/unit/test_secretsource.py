@@ -48,7 +48,9 @@ def test_a_file_gives_what_is_in_it_without_the_last_line_end(load, tmp_path, en
         assert provider(loaded).options == {"api_key": SECRET}
 
 
-@pytest.mark.parametrize("missing", ['{file = "/nowhere/key"}', '{env = "NOWHERE_KEY"}', '{command = ["/nowhere/key"]}'])
+@pytest.mark.parametrize(
+    "missing", ['{file = "/nowhere/key"}', '{env = "NOWHERE_KEY"}', '{command = ["/nowhere/key"]}']
+)
 def test_where_a_secret_was_looked_for_in_vain_is_said_and_no_secret(load, missing):
     loaded = load(f"[providers.acme]\napi_key = {missing}\nheaders = {{file = 'a-secret-header', env = 'another-one'}}")
     assert re.search("/nowhere/key|NOWHERE_KEY", provider(loaded).problem)

@@ -73,13 +73,11 @@ _WAYS: Final = (
     ),
     (
         r"MovedError",
-        "it is a node of a Cluster: name that as redis+cluster://host:port, with RQ_KEY_PREFIX={rq}, see "
-        "ops/topologies.md",
+        "it is a node of a Cluster: name that as redis+cluster://host:port, with RQ_KEY_PREFIX={rq}",
     ),
     (
         r"Timeout reading from socket",
-        "it takes connections, and has not answered within `redis_timeout`: it is busy or stopped, or was asked for "
-        "something that takes longer",
+        "it takes connections: it is busy or stopped, or what it was asked for takes longer than `redis_timeout`",
     ),
     (r"", "start one with `deltabus dev`, or name yours with --redis URL"),
 )
