@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 import redis
 from faults import FAST, attempts
 from processes import DELTABUS, PATIENCE, Background, environ
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from chaos.nodes import Nodes
 from deltabus import Bus, Completed, Delta, Task
@@ -28,7 +30,8 @@ class Site:
         url = nodes.url + options
         self.environ = environ(url, RQ_KEY_PREFIX=PREFIX, **FAST)
         self.bus = Bus(settings=Settings(redis_url=url, rq_key_prefix=PREFIX, redis_timeout=PATIENCE))
-        self.redis = clients.blocking(url, home=PREFIX)
+        # A node that has handed over says so once to each connection.
+        self.redis = clients.blocking(url, home=PREFIX, retry=Retry(NoBackoff(), 3))
 
     def close(self) -> None:
         self.bus.close()
