@@ -7,14 +7,16 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import redis.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltabus import keys, scripts
+from deltabus import commit, keys, scripts
 from deltabus.commit import pack_command
+from deltabus.errors import BusUnavailable
 from deltabus.topology.ownconnection import address, own_connection, resettable
 
 words = st.one_of(st.binary(max_size=50), st.text(max_size=50), st.integers(-(2**63), 2**63))
@@ -72,6 +74,57 @@ def test_a_cancellation_that_is_swallowed_while_sending_counts_all_the_same():
         with pytest.raises(asyncio.CancelledError):
             await sending
         assert not connection.connected  # the answer is still to come
+
+    asyncio.run(main())
+
+
+class Slow:
+    """A connection on which every reply takes so many seconds of the loop's clock."""
+
+    def __init__(self, seconds: float) -> None:
+        self.is_connected = True
+        self.sent = 0
+        self._seconds = seconds
+        self._ahead = 0.0
+        asyncio.get_running_loop().time = lambda: time.monotonic() + self._ahead
+
+    async def send_packed_command(self, command, check_health=True):
+        self.sent += 1
+
+    async def read_response(self, disable_decoding=False):
+        self._ahead += self._seconds
+        for _ in range(3):  # a timeout that has run out would be seen
+            await asyncio.sleep(0)
+        return b"PONG"
+
+    async def disconnect(self, nowait=False):
+        self.is_connected = False
+
+    async def connect(self):
+        self.is_connected = True
+
+
+def test_a_redis_that_answers_all_the_time_is_not_given_up_however_long_it_takes_to_read(monkeypatch):
+    async def main():
+        slow = Slow(1)
+        monkeypatch.setattr(commit, "own_connection", lambda _: slow)
+        group = commit.GroupCommit(redis.asyncio.Redis(), (), patience=60)
+        calls = [asyncio.create_task(group.call(b"PING")) for _ in range(300)]
+        assert await asyncio.gather(*calls) == [b"PONG"] * 300
+        assert slow.sent == 1
+        await group.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_redis_that_says_nothing_is_given_up(monkeypatch):
+    async def main():
+        slow = Slow(100)
+        monkeypatch.setattr(commit, "own_connection", lambda _: slow)
+        group = commit.GroupCommit(redis.asyncio.Redis(), (), patience=60)
+        with pytest.raises(BusUnavailable):
+            await group.call(b"PING")
+        await group.aclose()
 
     asyncio.run(main())
 

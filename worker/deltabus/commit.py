@@ -57,6 +57,9 @@ FLUSH_TIMEOUT: Final = 5.0
 #: do not all come back in the same moment.
 BACKOFF: Final = (0.02, 1.0)
 
+#: Replies that are read before somebody looks at the clock.
+PORTION: Final = 16
+
 #: Error replies that say "not now" rather than "no". redis-py turns some prefixes into classes; in the others, and
 #: where a script passes an error on, the prefix is in the text.
 _NOT_NOW: Final = (
@@ -278,14 +281,15 @@ class GroupCommit:
                 size += len(packed)
 
     async def _exchange(self, seconds: float) -> str | None:
-        """Send what is unanswered and hand out the replies, within so many seconds.
+        """Send what is unanswered and hand out the replies, with no silence between them of so many seconds.
 
         Returns:
             why some of it has to be sent again; None if all is answered.
         """
         connection = self._connection
+        clock = asyncio.get_running_loop().time
         # One timeout around it all: redis-py's own, one for every reply, cost more than the replies.
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as limit:
             if not connection.is_connected:
                 await connection.connect()
                 self._scripts_loaded = False
@@ -307,7 +311,15 @@ class GroupCommit:
             if not getattr(connection, "parts_them", False):
                 pieces = [b"".join(pieces)]  # for each of many, uvloop takes 2 us
             await connection.send_packed_command(pieces, check_health=False)
-            replies = [await self._reply() for _ in self._unanswered]
+            replies: list[Any] = []
+            begun = clock()
+            while len(replies) < len(self._unanswered):
+                portion = min(PORTION, len(self._unanswered) - len(replies))
+                replies += [await self._reply() for _ in range(portion)]
+                # Redis is there, however long a process that has much else to do takes to read what it says.
+                if (now := clock()) - begun > seconds / 2 and not limit.expired():
+                    begun = now
+                    limit.reschedule(now + seconds)
         batch, self._unanswered = self._unanswered, []
         reason = None
         for (item, packed), reply in zip(batch, replies, strict=True):
