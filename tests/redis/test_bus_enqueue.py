@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -149,6 +150,11 @@ def test_any_task_function_can_be_enqueued(redis_url, run):
         ({"messages": "x", "deadline": "soon"}, "deadline"),
         ({"messages": "x", "retry": "\ud800"}, "envelope"),
         ({"messages": "x", "queue": ""}, "queue"),
+        ({"messages": "x", "queue": 5}, "queue"),
+        ({"messages": "x", "task_id": UUID(int=1)}, "task_id"),
+        ({"messages": 5}, "messages"),
+        ({"messages": b"x"}, "messages"),
+        ({"messages": {"role": "user", "content": "x"}}, "messages"),
     ],
 )
 def test_a_mistake_is_told_to_the_caller_before_anything_is_sent(redis_url, run, options, param):
@@ -172,6 +178,16 @@ def test_an_envelope_over_the_limit_is_refused(redis_url, run):
             with pytest.raises(InvalidRequest) as caught:
                 await b.bus.enqueue("deltabus.tasks.chat", {"request": {}, "prvider": "x"})
             assert caught.value.param == "prvider"
+            for wrong in (5, None, "{}"):
+                with pytest.raises(InvalidRequest, match="mapping"):
+                    await b.bus.enqueue("deltabus.tasks.chat", wrong)
+            for limit in ({"result_ttl": "60"}, {"result_ttl": -2}, {"job_timeout": 0}, {"job_timeout": 1.5}):
+                with pytest.raises(InvalidRequest, match="whole number of seconds") as caught:
+                    await b.bus.enqueue("deltabus.tasks.chat", {"request": {}}, **limit)
+                assert caught.value.param in limit
+            for number in (5, UUID(int=1)):
+                with pytest.raises(InvalidRequest, match="string of 1 to 128"):
+                    b.bus.task(number)
 
     run(main())
 

@@ -133,7 +133,7 @@ class AsyncBus(Functions):
         """
         body = {**(request or {}), **request_fields}
         if messages is not None:
-            body["messages"] = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+            body["messages"] = [{"role": "user", "content": messages}] if isinstance(messages, str) else _list(messages)
         if model is not None:
             body["model"] = model
         if stream is not None:
@@ -197,6 +197,8 @@ class AsyncBus(Functions):
             as `chat`.
         """
         limits = {"result_ttl": result_ttl, "job_timeout": job_timeout}
+        if not isinstance(envelope, Mapping):
+            raise InvalidRequest("must be a mapping, with `request` in it", param="envelope")
         return (await self._send(function, [envelope], self._queue if queue is None else queue, task_id, limits))[0]
 
     def task(self, task_id: str, /) -> AsyncTask:
@@ -238,7 +240,7 @@ class AsyncBus(Functions):
             InvalidRequest: this cannot be the id of a blob.
             BusUnavailable: Redis cannot be reached.
         """
-        blob_id, there = _blob_id(blob_id), self._open().blobs
+        blob_id, there = keys.check_id(blob_id, "blob_id"), self._open().blobs
         async with aclosing(there.read(blob_id, await there.look(blob_id))) as pieces:
             async for piece in pieces:
                 yield piece
@@ -250,7 +252,7 @@ class AsyncBus(Functions):
             InvalidRequest: this cannot be the id of a blob.
             BusUnavailable: Redis cannot be reached.
         """
-        return await self._open().blobs.delete(_blob_id(blob_id))
+        return await self._open().blobs.delete(keys.check_id(blob_id, "blob_id"))
 
     async def _send_chats(
         self, bodies: Sequence[dict[str, Any]], options: Mapping[str, Any], queue: str | None, task: str | None
@@ -300,7 +302,7 @@ class AsyncBus(Functions):
         return self._session
 
 
-def _blob_id(blob_id: str) -> str:
-    if not keys.TASK_ID.fullmatch(blob_id):
-        raise InvalidRequest("must be 1 to 128 letters, digits, `_` and `-`", param="blob_id")
-    return blob_id
+def _list(messages: object) -> list[Any]:
+    if not isinstance(messages, Iterable) or isinstance(messages, bytes | Mapping):
+        raise InvalidRequest("must be a string, or a list of messages", param="messages")
+    return list(messages)

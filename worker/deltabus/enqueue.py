@@ -67,12 +67,14 @@ class Order:
         result_ttl: int | None = None,
         job_timeout: int | None = None,
     ) -> None:
-        if not _FUNCTION.fullmatch(function):
+        if not _is(_FUNCTION, function):
             raise InvalidRequest("must be the dotted path of a task function", param="function")
-        if not _QUEUE.fullmatch(queue):
+        if not _is(_QUEUE, queue):
             raise InvalidRequest("must be a name of 1 to 128 visible characters", param="queue")
-        if task is not None and not keys.TASK_ID.fullmatch(task):
-            raise InvalidRequest("must be 1 to 128 letters, digits, `_` and `-`", param="task_id")
+        if task is not None:
+            keys.check_id(task, "task_id")
+        _check_seconds(result_ttl, 0, "result_ttl")
+        _check_seconds(job_timeout, 1, "job_timeout")
         self._calls = []
         try:
             for content in contents:
@@ -181,6 +183,15 @@ def _not_finite(field: Field) -> Iterator[Field]:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from _not_finite(Field(index, item, field))
+
+
+def _is(rule: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and rule.fullmatch(value) is not None
+
+
+def _check_seconds(value: object, least: int, param: str) -> None:
+    if value not in (None, -1) and (not isinstance(value, int) or value < least):
+        raise InvalidRequest(f"must be a whole number of seconds from {least} on, or -1: without end", param=param)
 
 
 async def _make_way(task: str, send: Send, names: RQKeys) -> bool:

@@ -53,9 +53,7 @@ class AsyncTask:
     __slots__ = ("_open", "id")
 
     def __init__(self, id: str, open: Callable[[], Session]) -> None:
-        if not keys.TASK_ID.fullmatch(id):
-            raise InvalidRequest("must be 1 to 128 letters, digits, `_` and `-`", param="task_id")
-        self.id = id
+        self.id = keys.check_id(id, "task_id")
         self._open = open
 
     def __repr__(self) -> str:

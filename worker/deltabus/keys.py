@@ -23,6 +23,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from deltabus.errors import InvalidRequest
+
 #: Prefix of every key and channel that is ours.
 PREFIX: Final = "deltabus"
 
@@ -59,6 +61,17 @@ TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 #: Channels that a task may name to be answered on. The worker publishes there with its own rights, so those are left
 #: out whose messages others act upon: ours, and RQ's commands to workers (`rq:pubsub:<worker>`).
 REPLY_CHANNEL: Final = re.compile(rf"(?!{PREFIX}:)(?!.*:pubsub:)[^\x00-\x20\x7f]{{1,512}}")
+
+
+def check_id(id: object, param: str) -> str:
+    """The id of a task or a blob, as a program gives it.
+
+    Raises:
+        InvalidRequest: it cannot be one; a number and a `UUID` are none, but their texts are.
+    """
+    if not (isinstance(id, str) and TASK_ID.fullmatch(id)):
+        raise InvalidRequest("must be a string of 1 to 128 letters, digits, `_` and `-`", param=param)
+    return id
 
 
 def workers(rq_prefix: str) -> str:
