@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from contextlib import aclosing
 from typing import Any, ClassVar
 
 import msgspec
@@ -19,6 +20,7 @@ from deltabus.provider import (
     RateLimited,
     StreamTruncated,
 )
+from deltabus.testing.situations import PROMPT
 
 
 class Unregistered(Good):
@@ -141,6 +143,18 @@ class Leaves(Good):
 
 
 LEFT: list[Any] = []
+
+
+class Dawdles(Good):
+    """Says goodbye before it hangs up."""
+
+    async def chat(self, request):
+        async with aclosing(super().chat(request)) as items:
+            try:
+                async for item in items:
+                    yield item
+            finally:
+                await asyncio.sleep(1.05 * PROMPT)
 
 
 class Swallows(Good):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import reprlib
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any, ClassVar
 
 import pytest
@@ -20,6 +22,7 @@ from faultyproviders import (
     CheckSaysTooMuch,
     CheckShowsKey,
     ClosesOnce,
+    Dawdles,
     EatsSettings,
     EndsQuietly,
     ExpectsObjects,
@@ -55,7 +58,7 @@ from deltabus.provider import (
     Chunk,
     Completion,
 )
-from deltabus.testing import ProviderContract
+from deltabus.testing import ProviderContract, situations
 from deltabus.testing.garbage import GARBAGE
 
 pytest_plugins = ["pytester"]
@@ -199,6 +202,32 @@ def test_a_connection_left_open_in_silence_is_found(stream):
     faulty = type("Faulty", (Contract,), {"plugin": Leaves})()
     with pytest.raises(pytest.fail.Exception, match="the connection was still open"):
         faulty.test_cancelling_a_request_that_meets_silence_closes_its_connection(stream=stream)
+
+
+@pytest.mark.parametrize("test", ["cancelling_a_stream_closes_its", "closing_the_iterator_closes_the"])
+def test_a_connection_that_is_closed_late_each_time_is_found(test, monkeypatch):
+    monkeypatch.setattr(situations, "_TRIES", 2)
+    faulty = type("Faulty", (Contract,), {"plugin": Dawdles, "patience": 10.0})()
+    with pytest.raises(pytest.fail.Exception, match=r"closed 0\.\d+ s later at best, not within 0\.1 s"):
+        getattr(faulty, f"test_{test}_connection")()
+
+
+def test_a_connection_that_is_closed_late_once_is_the_machines_fault():
+    delays = iter([1.05 * situations.PROMPT, 0.0])
+
+    class OnceLate(Good):
+        async def chat(self, request):
+            async with aclosing(super().chat(request)) as items:
+                try:
+                    async for item in items:
+                        yield item
+                finally:
+                    await asyncio.sleep(next(delays, 0.0))
+
+    type(
+        "Lucky", (Contract,), {"plugin": OnceLate, "patience": 10.0}
+    )().test_closing_the_iterator_closes_the_connection()
+    assert next(delays, None) is None
 
 
 def test_overriding_a_standard_test_without_saying_why_is_refused():

@@ -26,6 +26,7 @@ import copy
 import inspect
 import reprlib
 import socket
+import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Final, cast
 
@@ -168,9 +169,9 @@ class ProviderContract(FileContract):
     # ------------------------------------------------------------------ cancellation
 
     def test_cancelling_a_stream_closes_its_connection(self) -> None:
-        """Tokens that nobody wants are not generated, and not paid for."""
+        """At once: tokens that nobody wants are not generated, and not paid for."""
 
-        async def scenario(case: Case) -> None:
+        async def scenario(case: Case) -> float:
             self._needs_streaming(case)
             began = asyncio.Event()
 
@@ -178,34 +179,35 @@ class ProviderContract(FileContract):
                 async for _ in case.provider.chat(case.ask(stream=True)):
                     began.set()
 
-            await self._cancel(asyncio.create_task(read()), began.wait())
-            await self._wait_closed(case)
+            cancelled = await self._cancel(asyncio.create_task(read()), began.wait())
+            return await self._wait_closed(case, cancelled)
 
-        self._in("pausing", scenario)
+        self._promptly("pausing", scenario)
 
     def test_closing_the_iterator_closes_the_connection(self) -> None:
         """As the engine does where it has seen enough."""
 
-        async def scenario(case: Case) -> None:
+        async def scenario(case: Case) -> float:
             self._needs_streaming(case)
             stream = case.open()
             await _first(stream)
+            closing = time.monotonic()
             await stream.aclose()
-            await self._wait_closed(case)
+            return await self._wait_closed(case, closing)
 
-        self._in("pausing", scenario)
+        self._promptly("pausing", scenario)
 
     @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
     def test_cancelling_a_request_that_meets_silence_closes_its_connection(self, stream: bool) -> None:
         """Also before the first byte."""
 
-        async def scenario(case: Case) -> None:
+        async def scenario(case: Case) -> float:
             assert case.arrived is not None, "the case `silent` needs `arrived`"
             task = asyncio.create_task(case.answer(stream=stream))
-            await self._cancel(task, case.arrived())
-            await self._wait_closed(case)
+            cancelled = await self._cancel(task, case.arrived())
+            return await self._wait_closed(case, cancelled)
 
-        self._in("silent", scenario)
+        self._promptly("silent", scenario)
 
     # ------------------------------------------------------------------ errors
 

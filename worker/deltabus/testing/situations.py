@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import difflib
+import math
 import reprlib
+import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -19,6 +21,11 @@ from deltabus.testing.patience import UTMOST, PatientLoop
 
 #: Hooks of the contract that a subclass may be exempt from.
 _SITUATIONS: Final = ("pausing", "silent", "breaking_off", "failing", "garbage", "keeping", "stalling")
+
+#: Seconds within which the connection of an answer that nobody wants any more is closed.
+PROMPT: Final = 0.1
+#: How often that may fail: a slow plugin is slow each time, a slow machine is not.
+_TRIES: Final = 20
 
 #: A `closed` that a Case need not have, where there is no connection.
 _CLOSED: Final = "closed"
@@ -177,6 +184,18 @@ class Situations:
 
         _run(main(), self.patience * rounds)
 
+    def _promptly(self, situation: str, scenario: Callable[[Case], Awaitable[float]]) -> None:
+        """Run a scenario that tells within how many seconds a connection was closed, until one was in time."""
+        took: list[float] = []
+
+        async def timed(case: Case) -> None:
+            took.append(await scenario(case))
+
+        while not took or min(took) > PROMPT:
+            if len(took) == _TRIES:
+                pytest.fail(f"the connection was closed {min(took):.2g} s later at best, not within {PROMPT:g} s")
+            self._in(situation, timed)
+
     def _in_garbage(
         self, bodies: Sequence[bytes], scenario: Callable[[Case, bytes], Coroutine[Any, Any, None]]
     ) -> None:
@@ -202,25 +221,30 @@ class Situations:
         if not case.provider.capabilities.streaming:
             pytest.skip("the provider does not stream (capabilities.streaming is False)")
 
-    async def _cancel(self, task: asyncio.Task[Any], ready: Awaitable[object]) -> None:
+    async def _cancel(self, task: asyncio.Task[Any], ready: Awaitable[object]) -> float:
+        """Cancel a task when it is ready for that; returns when that was, by the monotonic clock."""
         waiting = asyncio.ensure_future(ready)
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             waiting.cancel()
             pytest.fail(f"it ended before it was cancelled: {task.exception()!r}")
+        cancelled = time.monotonic()
         task.cancel()
         assert await _loop().wait({task}, self.patience / 2), "it goes on after it was cancelled"
         assert task.cancelled(), "it swallows its cancellation: asyncio.CancelledError must get out"
+        return cancelled
 
-    async def _wait_closed(self, case: Case) -> None:
+    async def _wait_closed(self, case: Case, since: float = math.inf) -> float:
+        """Wait until the answer's connection is closed; returns how many seconds after a moment that was."""
         if _CLOSED in self.exempt:
-            return
+            return 0.0
         assert case.closed is not None, "the case needs `closed`; where there is no connection, exempt it"
         closed = asyncio.ensure_future(case.closed())
         if not await _loop().wait({closed}, self.patience / 2):
             closed.cancel()
             pytest.fail(f"the connection was still open {self.patience / 2:g} s later")
         closed.result()
+        return time.monotonic() - since
 
     async def _error(self, case: Case, *, stream: bool) -> TaskError:
         error = await self._read(case, stream=stream)
