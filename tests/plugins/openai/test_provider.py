@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -10,7 +11,9 @@ from typing import Any, cast
 
 import pytest
 from chatting import COMPLETION, HELLO, KEY, Run, answer, failure, opened, provider, request, text
+from flight import LONG
 
+from deltabus.http.pace import Pace
 from deltabus.provider import Completion, InvalidRequest
 from deltabus.testing.server import Action, Reply, ScriptedServer, Signal
 from deltabus_openai import OpenAIProvider
@@ -193,3 +196,39 @@ def test_a_check_says_what_is_wrong(
     assert not health.ok
     assert told in health.detail
     assert KEY not in health.detail
+
+
+def test_a_stream_rests_as_long_as_its_pace_says_but_not_at_its_end(
+    run: Run, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    rests: list[float] = []
+    sleep = asyncio.sleep
+
+    class Resting(Pace):
+        def rest(self, chunks: int) -> float:
+            reads.append(chunks)
+            return LONG
+
+    async def rest(seconds: float) -> None:
+        if seconds == LONG:
+            rests.append(seconds)
+        await sleep(0 if seconds == LONG else seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", rest)
+
+    async def main() -> None:
+        second, third = Signal(), Signal()
+        server.script(Reply.sse(text("a"), second, text("b"), third, text("", "stop")))
+        async with provider(server) as made, aclosing(opened(made)) as stream:
+            made._client._pace = Resting()
+            assert (await anext(stream)).data == text("a")
+            second.set()
+            assert (await anext(stream)).data == text("b")
+            assert rests == [LONG]
+            third.set()
+            assert [item.data async for item in stream] == [text("", "stop")]
+            assert rests == [LONG, LONG]
+            assert reads[:3] == [1, 1, 1]
+
+    run(main())

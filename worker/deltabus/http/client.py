@@ -16,6 +16,7 @@ from deltabus import telemetry
 from deltabus.http import body, download, errors, headers
 from deltabus.http.config import Config, Timeouts
 from deltabus.http.outgoing import Outgoing
+from deltabus.http.pace import Pace
 from deltabus.http.transport import Exchange, Transport
 from deltabus.http.watchdog import Watchdog
 from deltabus.provider import (
@@ -91,6 +92,7 @@ class Client:
         self.name = name
         self._config = config
         self._headers = _headers(config, fixed or {})
+        self._pace = Pace()
         self._transport: Transport | None = None
         self._drains: dict[asyncio.Task[None], Exchange] = {}
 
@@ -124,10 +126,15 @@ class Client:
                     break  # All choices have ended: whatever the connection does is the end of the answer.
                 if not data:
                     break
+                chunks = 0
                 for item in decoder.feed(data):
+                    chunks += 1
                     yield item
                     del item  # While the stream waits for more, others find its memory in the CPU's cache.
                 del data
+                rest = self._pace.rest(chunks)
+                if rest and not (decoder.settled or decoder.done):
+                    await asyncio.sleep(rest)
             for item in decoder.finish():
                 yield item
         except TaskError as exc:
