@@ -1,8 +1,9 @@
 """Lets streams rest between two reads while their process is busy, so that a read brings more than one chunk.
 
 What a chunk costs is for the most part what a read costs. With 500 streams of 50 chunks a second, a chunk takes 34 us
-of CPU where streams do not rest, 26 where they rest for 40 ms after a read, and 21 with 80 ms. Network cards know this
-as interrupt moderation. A process that has time to spare reads at once.
+of CPU where no stream rests, and 22 with these. It is late for it: 35 ms in the median, in place of 2 to 7. But a first
+token, for which nothing rests, comes after 4 or 5 ms instead of 13 to 67, as nobody is in its way. Network cards know
+this as interrupt moderation. A process that has time to spare reads at once.
 """
 
 from __future__ import annotations
