@@ -115,9 +115,10 @@ def test_an_id_or_a_ttl_that_cannot_be_is_refused(redis_url):
             with pytest.raises(InvalidRequest) as caught:
                 call()
             assert caught.value.param == "blob_id"
-        with pytest.raises(InvalidRequest) as caught:
-            bus.blob(b"x", ttl=0)
-        assert caught.value.param == "ttl"
+        for ttl in (0, "x", 1.5):
+            with pytest.raises(InvalidRequest) as caught:
+                bus.blob(b"x", ttl=ttl)
+            assert caught.value.param == "ttl"
 
 
 def test_what_is_not_a_blob_is_said_to_be_none(redis_url, client):

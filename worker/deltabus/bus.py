@@ -225,7 +225,7 @@ class AsyncBus(Functions):
             BusUnavailable: Redis cannot be reached.
         """
         ttl = self._settings.blob_ttl if ttl is None else ttl
-        if ttl < 1:
+        if not isinstance(ttl, int) or ttl < 1:
             raise InvalidRequest("must be a whole number of seconds above 0", param="ttl")
         settings = self._settings
         return await blobs.write(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import msgspec
 
+from deltabus import errors
 from deltabus.cli import complete, exits
 from deltabus.cli.age import Age
 from deltabus.cli.options import CommandGroup, Session, pass_session
@@ -93,6 +94,11 @@ _WHY_NOT: Final[dict[str, str]] = {
 }
 
 
+#: With which a task may fail.
+_CODES: Final = sorted(
+    {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.TaskError)}
+)
+
 _QUEUE = click.option(
     "--queue",
     "queues",
@@ -102,7 +108,14 @@ _QUEUE = click.option(
     help="Only of this queue; may be repeated.",
 )
 _FILTERS = (
-    click.option("--code", "codes", multiple=True, metavar="CODE", help="Only with this error code; may be repeated."),
+    click.option(
+        "--code",
+        "codes",
+        multiple=True,
+        type=click.Choice(_CODES),
+        metavar="CODE",
+        help="Only with this error code; may be repeated.",
+    ),
     click.option(
         "--provider",
         "providers",

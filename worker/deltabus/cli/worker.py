@@ -46,6 +46,13 @@ The same worker under RQ's own command line:
 """
 
 
+def _printable(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    """A name that Redis takes for a connection (CLIENT SETNAME), as RQ gives it the worker's."""
+    if name is not None and not (name.isascii() and name.isprintable() and name and " " not in name):
+        raise click.BadParameter(f"{name!r} has to be of printable ASCII characters other than spaces")
+    return name
+
+
 @click.command("worker", cls=Command, help=HELP)
 @click.argument("queues", nargs=-1, shell_complete=complete.queues)
 @click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Tasks at once in each process.")
@@ -53,7 +60,11 @@ The same worker under RQ's own command line:
     "--processes", type=click.IntRange(1, MAX_PROCESSES), default=1, show_default=True, metavar="N", help="Processes."
 )
 @click.option("--burst", is_flag=True, help="Leave when the queues are empty.")
-@click.option("--name", help="Name of the worker, as RQ shows it; of several processes, the first part of it.")
+@click.option(
+    "--name",
+    callback=_printable,
+    help="Name of the worker, as RQ shows it; of several processes, the first part of it.",
+)
 @click.option("--max-jobs", type=click.IntRange(min=1), metavar="N", help="Leave after so many jobs, each process.")
 @click.option(
     "--metrics-port", type=click.IntRange(0, MAX_PORT), metavar="PORT", help="Serve /metrics and /healthz; 0: do not."
