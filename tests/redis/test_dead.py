@@ -185,7 +185,7 @@ def test_scripts_must_say_yes_and_mistakes_are_one_line(site, deltabus):
     assert deltabus("purge", "chat-000000") == ["1 purged"]
     assert deltabus("purge", "--older-than", "1d", "--limit", "1", "--yes") == ["1 purged"]
     assert deltabus("purge", "--all", "--queue", "other", "--yes") == ["0 purged"]
-    assert json.loads(deltabus("purge", "--code", "x", "--all", "--yes", "--json") or "null") is None
+    assert json.loads(deltabus("purge", "--code", "unsupported", "--all", "--yes", "--json") or "null") is None
 
 
 def test_all_are_met_once_page_by_page(site, letters):

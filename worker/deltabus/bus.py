@@ -224,12 +224,12 @@ class AsyncBus(Functions):
             BlobNotFound: the TTL was over before all was written.
             BusUnavailable: Redis cannot be reached.
         """
-        ttl = self._settings.blob_ttl if ttl is None else ttl
-        if not isinstance(ttl, int) or ttl < 1:
-            raise InvalidRequest("must be a whole number of seconds above 0", param="ttl")
         settings = self._settings
+        lives: object = settings.blob_ttl if ttl is None else ttl
+        if not isinstance(lives, int) or lives < 1:
+            raise InvalidRequest("must be a whole number of seconds above 0", param="ttl")
         return await blobs.write(
-            self._open().blobs, data, ttl=ttl, limit=settings.max_file_bytes, prefix=settings.id_prefix
+            self._open().blobs, data, ttl=lives, limit=settings.max_file_bytes, prefix=settings.id_prefix
         )
 
     async def read_blob(self, blob_id: str, /) -> AsyncGenerator[bytes, None]:
