@@ -228,19 +228,27 @@ def test_an_attempt_is_due_where_redis_was_silent_or_its_log_was_not_renewed_for
     async def main():
         async with bench(redis_url) as b:
             attempt = await b.begin()
-            assert [attempt.is_due(), attempt.is_due()] == [False, True]
+            start, later = time.time(), 0.0
+            monkeypatch.setattr(time, "time", lambda: start + later)
             await b.log.renew([attempt])
-            assert [attempt.is_due(), attempt.is_due()] == [False, True]
+
+            def is_due() -> bool:
+                return attempt.is_due(heard=2, kept=10)
+
+            assert not is_due()
+            later = 2.5
+            assert is_due(), "nothing was heard"
             await attempt.emit(Progress(task=TASK, at=2.0, done=1))
-            assert not attempt.is_due()
-            later = time.time() + RUNNING_TTL / 2
-            monkeypatch.setattr(time, "time", lambda: later)
+            assert not is_due()
+            later = 10.5
             await attempt.emit(Progress(task=TASK, at=3.0, done=2))
-            assert attempt.is_due()
+            assert is_due(), "it was not renewed"
             await b.redis.expire(keys.log(TASK), 100)
             await b.log.renew([attempt])
             assert await b.redis.ttl(keys.log(TASK)) > 100
-            assert not attempt.is_due()
+            assert not is_due()
+            later = -3600
+            assert is_due(), "somebody has set the clock"
 
     run(main())
 

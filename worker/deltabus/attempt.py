@@ -28,9 +28,6 @@ from deltabus.telemetry import Watch
 #: Seconds for which a log outlives its last renewal at least: a task may wait that long for its next attempt.
 RUNNING_TTL: Final = 24 * 3600
 
-#: Seconds after which a log is renewed even where its attempt goes on appending.
-_KEPT_FOR: Final = RUNNING_TTL / 8
-
 #: Seconds for which a log outlives its seal at least, so that a subscriber who was cut off can read the end.
 MIN_TTL: Final = 60
 
@@ -112,7 +109,6 @@ class Attempt:
         "_commit",
         "_contact",
         "_flight",
-        "_heard",
         "_interrupted",
         "_kept",
         "_limit",
@@ -123,7 +119,6 @@ class Attempt:
         "_on_interrupt",
         "_over",
         "_pending",
-        "_renewing",
         "_room",
         "_size",
         "_streamed",
@@ -165,9 +160,7 @@ class Attempt:
         self._limit = settings.max_log_bytes
         self._mend = False  # the log has lost entries: the next event is a snapshot
         self._contact = time.time()  # Unix time of the last answer
-        self._heard = True  # Redis has answered since somebody asked for that
         self._kept = self._contact  # when the log was last given its time to live
-        self._renewing = False
         self._interrupted = False
         self._over: DeltabusError | None = None
 
@@ -220,26 +213,30 @@ class Attempt:
         """Drop what is pending and write nothing further: the task is somebody else's now."""
         self._end(Fenced(f"attempt {self.number} of task {self.task} was abandoned"))
 
-    def is_due(self) -> bool:
-        """Whether it is to be renewed: Redis has answered nothing since this was last asked, or it was not for long."""
-        heard, self._heard = self._heard, False
-        return not heard or abs(time.time() - self._kept) > _KEPT_FOR
+    def is_due(self, *, heard: float, kept: float) -> bool:
+        """Whether it is to be renewed.
 
-    async def renew(self) -> None:
-        """Keep the log alive; see `Log.renew`."""
-        if self._over is not None or self._renewing:
-            return
-        self._renewing = True
-        try:
-            call = Call(pack(RENEW, self._names.keys, (f"{self.number}-{self._n}", RUNNING_TTL)))
-            self._commit.submit(call)
-            reply = await call.reply
-            if self._over is None:
-                if self._took(reply):
-                    self._kept = self._contact
-                self._submit()
-        finally:
-            self._renewing = False
+        Args:
+            heard: seconds for which Redis may have told nothing of it.
+            kept: seconds for which its log may not have been renewed.
+        """
+        now = time.time()
+        return abs(now - self._contact) >= heard or abs(now - self._kept) >= kept
+
+    def renewal(self) -> Call | None:
+        """Ask Redis to keep the log alive, and for news of it, which `renewed` takes; None: nothing is asked."""
+        if self._over is not None:
+            return None
+        call = Call(pack(RENEW, self._names.keys, (f"{self.number}-{self._n}", RUNNING_TTL)))
+        self._commit.submit(call)
+        return call
+
+    def renewed(self, reply: Any) -> None:
+        """What Redis said to `renewal`."""
+        if self._over is None:
+            if self._took(reply):
+                self._kept = self._contact
+            self._submit()
 
     @property
     def _is_full(self) -> bool:
@@ -368,7 +365,6 @@ class Attempt:
                 self._interrupt(refusal(self.task, reply))
                 return False
         self._contact = time.time()
-        self._heard = True
         return True
 
     def _interrupt(self, error: DeltabusError) -> None:

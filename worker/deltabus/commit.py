@@ -288,6 +288,7 @@ class GroupCommit:
         """
         connection = self._connection
         clock = asyncio.get_running_loop().time
+        begun = clock()
         # One timeout around it all: redis-py's own, one for every reply, cost more than the replies.
         async with asyncio.timeout(seconds) as limit:
             if not connection.is_connected:
@@ -312,7 +313,6 @@ class GroupCommit:
                 pieces = [b"".join(pieces)]  # for each of many, uvloop takes 2 us
             await connection.send_packed_command(pieces, check_health=False)
             replies: list[Any] = []
-            begun = clock()
             while len(replies) < len(self._unanswered):
                 portion = min(PORTION, len(self._unanswered) - len(replies))
                 replies += [await self._reply() for _ in range(portion)]

@@ -42,6 +42,11 @@ R = TypeVar("R", bound=Request)
 log = structlog.get_logger("deltabus.engine")
 
 
+#: Seconds after which a log is renewed at the latest, though Redis answers: others take one that is not for abandoned
+#: (`follow.ABANDONED`; the reconciler after three leases).
+MOST_KEPT: Final = 20.0
+
+
 @dataclass(frozen=True, slots=True)
 class _TryAgain:
     """What was streamed is void; another attempt follows."""
@@ -80,10 +85,11 @@ class Engine:
     async def renew(self) -> None:
         """Renew the leases of all running attempts on their logs.
 
-        Those that Redis has answered since the last time know what there is to know: of 5,000 streams that go on, each
-        renewal would cost as much as a delta.
+        Those that Redis has just answered know what there is to know: of 5,000 streams that go on, each renewal costs
+        as much as a delta.
         """
-        await self._log.renew([attempt for attempt in self._attempts if attempt.is_due()])
+        heard, kept = self._settings.heartbeat_interval / 2, min(self._settings.lease, MOST_KEPT)
+        await self._log.renew([attempt for attempt in self._attempts if attempt.is_due(heard=heard, kept=kept)])
 
     async def lost(self, tasks: Collection[str]) -> set[str]:
         """Of which of these tasks Redis lost the log while they ran here: it may have lost RQ's record of them too."""

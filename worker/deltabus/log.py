@@ -5,7 +5,6 @@ Subscribers read the same logs through `deltabus.follow`.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -129,7 +128,10 @@ class Log:
         a log that has lost entries is mended.
         """
         for first in range(0, len(attempts), AT_ONCE):
-            await asyncio.gather(*(attempt.renew() for attempt in attempts[first : first + AT_ONCE]))
+            asked = [(attempt, attempt.renewal()) for attempt in attempts[first : first + AT_ONCE]]
+            for attempt, call in asked:
+                if call is not None:
+                    attempt.renewed(await call.reply)
 
     async def aclose(self, patience: float = FLUSH_TIMEOUT) -> None:
         """Write what is pending, for so many seconds at most.

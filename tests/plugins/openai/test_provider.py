@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from chatting import COMPLETION, HELLO, KEY, Run, answer, failure, opened, provi
 from flight import LONG
 
 from deltabus.http.pace import Pace
+from deltabus.http.transport import PIECE, Exchange
 from deltabus.provider import Completion, InvalidRequest
 from deltabus.testing.server import Action, Reply, ScriptedServer, Signal
 from deltabus_openai import OpenAIProvider
@@ -198,30 +198,53 @@ def test_a_check_says_what_is_wrong(
     assert KEY not in health.detail
 
 
+def rested(monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[float]]:
+    """Chunks of the reads after which a stream may rest, and rests: no time passes in them."""
+    reads: list[int] = []
+    rests: list[float] = []
+
+    def pace(_: Pace, chunks: int) -> float:
+        reads.append(chunks)
+        return LONG
+
+    async def rest(_: Exchange, seconds: float) -> None:
+        rests.append(seconds)
+
+    monkeypatch.setattr(Pace, "rest", pace)
+    monkeypatch.setattr(Exchange, "rest", rest)
+    return reads, rests
+
+
+def test_a_large_answer_is_read_without_rests(
+    run: Run, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it comes as one, or as chunks of which none is whole in a read: what rests must not hold it up."""
+    reads, rests = rested(monkeypatch)
+    large = "x" * (20 * PIECE)
+
+    async def main() -> None:
+        server.script(
+            Reply.json({"id": "1", "choices": [{"index": 0, "message": {"role": "assistant", "content": large}}]})
+        )
+        server.script(Reply.sse(text(large), text("", "stop")))
+        async with provider(server) as made:
+            await answer(made, request(stream=False))
+            assert reads == rests == []
+            assert await answer(made) == [text(large), text("", "stop")]
+            assert len(rests) <= 1, "at most after the read that brought the end of the chunk"
+
+    run(main())
+
+
 def test_a_stream_rests_as_long_as_its_pace_says_but_not_at_its_end(
     run: Run, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads: list[int] = []
-    rests: list[float] = []
-    sleep = asyncio.sleep
-
-    class Resting(Pace):
-        def rest(self, chunks: int) -> float:
-            reads.append(chunks)
-            return LONG
-
-    async def rest(seconds: float) -> None:
-        if seconds == LONG:
-            rests.append(seconds)
-        await sleep(0 if seconds == LONG else seconds)
-
-    monkeypatch.setattr(asyncio, "sleep", rest)
+    reads, rests = rested(monkeypatch)
 
     async def main() -> None:
         second, third = Signal(), Signal()
         server.script(Reply.sse(text("a"), second, text("b"), third, text("", "stop")))
         async with provider(server) as made, aclosing(opened(made)) as stream:
-            made._client._pace = Resting()
             assert (await anext(stream)).data == text("a")
             second.set()
             assert (await anext(stream)).data == text("b")
@@ -230,5 +253,26 @@ def test_a_stream_rests_as_long_as_its_pace_says_but_not_at_its_end(
             assert [item.data async for item in stream] == [text("", "stop")]
             assert rests == [LONG, LONG]
             assert reads[:3] == [1, 1, 1]
+
+    run(main())
+
+
+def test_a_rest_ends_and_none_outlasts_the_request(
+    run: Run, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of these would last until the tests' own limit."""
+    rests = iter([0.001, 3600.0])
+    monkeypatch.setattr(Pace, "rest", lambda *_: next(rests, 0.0))
+
+    async def main() -> None:
+        second, third = Signal(), Signal()
+        server.script(Reply.sse(text("a"), second, text("b"), third, text("", "stop")))
+        async with provider(server, timeouts={"total": 1800}) as made, aclosing(opened(made)) as stream:
+            assert (await anext(stream)).data == text("a")
+            second.set()
+            assert (await anext(stream)).data == text("b")
+            third.set()
+            assert [item.data async for item in stream] == [text("", "stop")]
+        assert next(rests, None) is None
 
     run(main())

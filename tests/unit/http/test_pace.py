@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deltabus.http.pace import AGAIN, BUSY, PERIOD, PLENTY, REST, Pace
+from deltabus.http.pace import AGAIN, BUSY, PERIOD, REST, Pace
 
 
 class Process:
@@ -62,13 +62,6 @@ def test_slow_streams_are_not_kept_waiting_for_nothing() -> None:
     assert rests[-1] == 0.0
     assert max(process.go_on(AGAIN * 0.4, chunks=5, read=0.9 / (100 * 5))) == 0.0
     assert max(process.go_on(AGAIN, chunks=5, read=0.9 / (100 * 5))) > 0.0, "they may be faster by now"
-
-
-def test_a_read_that_brings_much_is_followed_by_the_next() -> None:
-    process = Process()
-    process.go_on(5, chunks=50, read=0.9 / (100 * 50))
-    assert process.pace.rest(1) > 0.0
-    assert process.pace.rest(PLENTY) == 0.0
 
 
 def test_after_a_silence_nobody_rests() -> None:

@@ -17,7 +17,7 @@ from deltabus.http import body, download, errors, headers
 from deltabus.http.config import Config, Timeouts
 from deltabus.http.outgoing import Outgoing
 from deltabus.http.pace import Pace
-from deltabus.http.transport import Exchange, Transport
+from deltabus.http.transport import PIECE, Exchange, Transport
 from deltabus.http.watchdog import Watchdog
 from deltabus.provider import (
     Authentication,
@@ -131,10 +131,11 @@ class Client:
                     chunks += 1
                     yield item
                     del item  # While the stream waits for more, others find its memory in the CPU's cache.
+                drained = len(data) < PIECE
                 del data
-                rest = self._pace.rest(chunks)
-                if rest and not (decoder.settled or decoder.done):
-                    await asyncio.sleep(rest)
+                # Where there is more to read, or no chunk was whole, a rest would only make a large answer slow.
+                if chunks and drained and (rest := self._pace.rest(chunks)) and not (decoder.settled or decoder.done):
+                    await exchange.rest(rest)
             for item in decoder.finish():
                 yield item
         except TaskError as exc:

@@ -107,6 +107,11 @@ class Exchange:
                 return data
             self._inflater.push(data)
 
+    async def rest(self, seconds: float) -> None:
+        """Read nothing for a while, unless the time of the whole request would be over by then."""
+        if self._watchdog.leaves(seconds):
+            await asyncio.sleep(seconds)
+
     async def whole(self, limit: int) -> bytes:
         """All of the body.
 

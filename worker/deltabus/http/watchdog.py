@@ -115,6 +115,10 @@ class Watchdog:
         """The read is over."""
         self._due = math.inf
 
+    def leaves(self, seconds: float) -> bool:
+        """Whether the whole request has more time than that."""
+        return self._loop.time() + seconds < self._total
+
     def close(self) -> None:
         """Drop the timer; a later wait arms another."""
         if self._timer is not None:
