@@ -171,6 +171,13 @@ def test_a_suspended_worker_takes_nothing_until_it_is_resumed(site):
         site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
 
 
+def test_a_worker_is_said_to_be_idle_a_heartbeat_after_its_last_job(site):
+    """And not when its next wait for jobs is over, or a lease later."""
+    with site.worker(settings=site.settings(heartbeat_interval=0.1, lease=3600.0)) as worker:
+        assert isinstance(site.ending(site.enqueue().id), Completed)
+        site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
+
+
 def test_a_suspended_burst_leaves_at_once(site):
     job = site.enqueue()
     suspend(site.redis)
@@ -208,7 +215,7 @@ def test_rq_sees_the_worker_and_what_it_runs(site):
 
 
 def test_a_worker_that_redis_has_forgotten_comes_back(site):
-    with site.worker(settings=site.settings(heartbeat_interval=0.1)) as worker:
+    with site.worker(settings=site.settings(heartbeat_interval=0.1, lease=2.0)) as worker:
         site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
         site.redis.delete(worker.key, "rq:workers", "rq:workers:chat")
         site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")

@@ -148,7 +148,7 @@ class Vigil:
         """
         due = time.monotonic()
         while True:
-            if self._slots or time.monotonic() >= due:
+            if self._slots or self._shown is WorkerStatus.BUSY or time.monotonic() >= due:
                 try:
                     await self._beat_once()
                     self._outage.is_over_for("heartbeat")
