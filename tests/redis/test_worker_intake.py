@@ -171,8 +171,10 @@ def test_a_suspended_worker_takes_nothing_until_it_is_resumed(site):
         site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
 
 
-def test_a_worker_is_said_to_be_idle_a_heartbeat_after_its_last_job(site):
+def test_a_worker_is_said_to_be_idle_a_heartbeat_after_its_last_job(site, monkeypatch):
     """And not when its next wait for jobs is over, or a lease later."""
+    for module in (intake, shift):
+        monkeypatch.setattr(module, "BLOCK", 600.0)
     with site.worker(settings=site.settings(heartbeat_interval=0.1, lease=3600.0)) as worker:
         assert isinstance(site.ending(site.enqueue().id), Completed)
         site.until(lambda: site.redis.hget(worker.key, "state") == b"idle")
