@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from deltabus.testing import LOCALAI, NO_FILES, ApiServer, Dialect, Fault
+from deltabus.testing.api import server as server_module
 
 KEY = "key-0123456789"
 
@@ -169,3 +170,15 @@ def test_a_client_that_goes_is_seen(client):
                 server.received(1, on="POST /files").wait()
                 assert not server.requests[0].lost.is_set
             server.requests[0].lost.wait()
+
+
+@pytest.mark.parametrize("fault", [Fault.stall(after=10), Fault.silent()], ids=["stall", "silent"])
+def test_the_server_ends_though_a_client_stays(fault, monkeypatch):
+    """At its end, and does not only stop being waited for."""
+    monkeypatch.setattr(server_module, "PATIENCE", 20.0)
+    with socket.socket() as raw, ApiServer() as server:
+        server.fault(fault, on="POST /files")
+        raw.connect(("127.0.0.1", server.port))
+        raw.sendall(b"POST /v1/files HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n" + b"x" * 20)
+        server.received(1, on="POST /files").wait()
+    assert server.requests[0].lost.is_set

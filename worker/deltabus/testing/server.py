@@ -99,6 +99,8 @@ class ScriptedServer:
     ) -> None:
         self._stopped.set()
         self._thread.join(PATIENCE)
+        if self._thread.is_alive() and kind is None:
+            raise RuntimeError(f"the scripted server has not ended after {PATIENCE:g} s")
         if self._book.failures and kind is None:
             raise ExceptionGroup("the scripted server failed", self._book.failures)
 

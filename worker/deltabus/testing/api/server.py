@@ -39,6 +39,9 @@ from deltabus.testing.api.store import Store, StoredFile
 from deltabus.testing.door import settle
 from deltabus.testing.script import PATIENCE, Signal
 
+#: Seconds that a request which is under way when the server ends has left. Not 0, which aiohttp takes for no limit.
+_GOODBYE = 0.01
+
 #: Connections that may wait to be accepted: tests open thousands at once.
 _BACKLOG = 4096
 _MIB = 1024 * 1024
@@ -151,6 +154,8 @@ class ApiServer:
         self._stopped.set()
         self._thread.join(PATIENCE)
         self._store.close()
+        if self._thread.is_alive() and kind is None:
+            raise RuntimeError(f"the API server has not ended after {PATIENCE:g} s")
         if self._book.failures and kind is None:
             raise ExceptionGroup("the API server failed", self._book.failures)
 
@@ -170,7 +175,7 @@ class ApiServer:
             for route in part.routes():
                 api.router.add_route(route.method, f"/v1{route.path}", route.handler)
                 api.router.add_route(route.method, route.path, route.handler)
-        runner = web.AppRunner(api, handler_cancellation=True, access_log=None, shutdown_timeout=0)
+        runner = web.AppRunner(api, handler_cancellation=True, access_log=None, shutdown_timeout=_GOODBYE)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=_BACKLOG)
         try:
