@@ -70,9 +70,7 @@ def test_a_module_is_found_in_the_folder_unless_that_is_forbidden(tmp_path: Path
 
 
 def test_a_signal_that_ends_it_is_its_exit_code() -> None:
-    with Background(
-        [sys.executable, "-c", "input_ = print('here'); import time; time.sleep(60)"], environ=environ()
-    ) as it:
+    with Background([sys.executable, "-c", WAITING], environ=environ()) as it:
         it.wait_for("here")
         assert it.process.poll() is None
         it.process.terminate()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any, ClassVar
 
@@ -148,13 +150,16 @@ LEFT: list[Any] = []
 class Dawdles(Good):
     """Says goodbye before it hangs up."""
 
+    #: Seconds that each takes, one answer after the other.
+    goodbyes: ClassVar[Iterator[float]] = itertools.repeat(1.05 * PROMPT)
+
     async def chat(self, request):
         async with aclosing(super().chat(request)) as items:
             try:
                 async for item in items:
                     yield item
             finally:
-                await asyncio.sleep(1.05 * PROMPT)
+                await asyncio.sleep(next(self.goodbyes))
 
 
 class Swallows(Good):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -182,14 +183,21 @@ def test_cancelling_an_upload_cuts_its_parts_and_cancels_it_there(run: Run) -> N
     run(main())
 
 
+@asynccontextmanager
+async def taking_back() -> AsyncGenerator[tuple[ApiServer, OpenAIProvider, asyncio.Task[Any]]]:
+    """An upload that has failed, and whose cancel the endpoint has heard and does not answer."""
+    with ApiServer() as server:
+        server.fault(Fault.refuse(500), on="* /uploads/*/parts", times=None)
+        server.fault(Fault.silent(), on="* /uploads/*/cancel")
+        made = made_for(server)
+        task = asyncio.create_task(made.upload(upload(Sample(SIZE))))
+        await server.received(1, on="* /uploads/*/cancel").happened()
+        yield server, made, task
+
+
 def test_taking_back_is_bounded_in_time(run: Run) -> None:
     async def main() -> None:
-        with ApiServer() as server:
-            server.fault(Fault.refuse(500), on="* /uploads/*/parts", times=None)
-            server.fault(Fault.silent(), on="* /uploads/*/cancel")
-            made = made_for(server)
-            task = asyncio.create_task(made.upload(upload(Sample(SIZE))))
-            await server.received(1, on="* /uploads/*/cancel").happened()
+        async with taking_back() as (_, made, task):
             pass_by(takeback.PATIENCE)
             with pytest.raises(ProviderUnavailable):
                 await task
@@ -202,12 +210,7 @@ def test_closing_does_not_wait_for_what_is_taken_back(run: Run, monkeypatch: pyt
     monkeypatch.setattr(takeback, "PATIENCE", 600.0)
 
     async def main() -> None:
-        with ApiServer() as server:
-            server.fault(Fault.refuse(500), on="* /uploads/*/parts", times=None)
-            server.fault(Fault.silent(), on="* /uploads/*/cancel")
-            made = made_for(server)
-            task = asyncio.create_task(made.upload(upload(Sample(SIZE))))
-            await server.received(1, on="* /uploads/*/cancel").happened()
+        async with taking_back() as (server, made, task):
             task.cancel()  # Whoever waited for the cancel is gone at once; the request itself goes on.
             with pytest.raises(asyncio.CancelledError):
                 await task
