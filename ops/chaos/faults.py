@@ -76,14 +76,17 @@ class Injector:
         self._observer = observer
         #: Points still to be struck, by fault; the last comes first.
         self._points: dict[Fault, list[str]] = {"kill": self._shuffled(_FIRST_KILLS)}
-        self._under_way: set[asyncio.Task[bool]] = set()
         self._one_restart = asyncio.Lock()
         #: What is still to be done to Redis before anything is done to it twice.
         self._strikes: list[str] = []
         self.incidents: list[Incident] = []
 
     async def run(self, seconds: float) -> None:
-        """Strike for so many seconds; all that was struck has come back when this returns."""
+        """Strike for so many seconds; all that was struck has come back when this returns.
+
+        Raises:
+            ExceptionGroup: something could not be done, or not be undone.
+        """
         faults: dict[str, Callable[[], Awaitable[bool]]] = {
             "kill at a point": lambda: self._trap("kill"),
             "kill": self._kill,
@@ -106,17 +109,14 @@ class Injector:
                 deck.insert(0, name)
             return struck
 
-        while (left := end - time.monotonic()) > 0:
-            if not deck:
-                deck += self._shuffled(_cards(_DECK))
-            task = asyncio.create_task(strike(deck.pop()))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
-            await asyncio.wait([task], timeout=0)
-            missed = task.done() and not task.result()
-            await asyncio.sleep(min(left, AGAIN if missed else self._dice.uniform(0.5, 1.5) * INTERVAL))
-        if self._under_way:
-            await asyncio.gather(*self._under_way)
+        async with asyncio.TaskGroup() as under_way:
+            while (left := end - time.monotonic()) > 0:
+                if not deck:
+                    deck += self._shuffled(_cards(_DECK))
+                task = under_way.create_task(strike(deck.pop()))
+                await asyncio.wait([task], timeout=0)
+                missed = task.done() and not task.result()
+                await asyncio.sleep(min(left, AGAIN if missed else self._dice.uniform(0.5, 1.5) * INTERVAL))
 
     # Each returns whether there was anybody to strike.
 

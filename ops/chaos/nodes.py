@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -34,8 +34,13 @@ PATIENT: Final = ("--cluster-node-timeout", "300000")
 #: Milliseconds for which writes are paused at the most.
 PAUSE: Final = 30_000
 
+#: Milliseconds that a node may take to take over keys. Nobody could use a slot whose move is left half done.
+MIGRATION: Final = 1000 * int(PATIENCE)
+
 #: Keys that are moved at once.
 PORTION: Final = 100
+
+_Found = TypeVar("_Found")
 
 
 class Nodes:
@@ -92,13 +97,15 @@ class Nodes:
 
     def owner(self, slot: int) -> EmbeddedRedis:
         """The member that owns a slot."""
-        return next(server for server in self.members if slot in _slots(server, _name(server)))
+        owners = (server for server in self.members if slot in _slots(server, _name(server)))
+        return _first(owners, f"no node owns slot {slot}")
 
     def replica(self, master: EmbeddedRedis) -> EmbeddedRedis:
         """The one that would take over from a master."""
         name = _name(master)
-        found = next(nodes for _, _, *nodes in ask(master, "CLUSTER", "SLOTS") if nodes[0][2] == name)
-        return next(server for server in self.members if port(server) == found[1][1])
+        views = (nodes for _, _, *nodes in ask(master, "CLUSTER", "SLOTS") if nodes[0][2] == name)
+        taker = _first(views, "it owns no slots")[1][1]
+        return _first((server for server in self.members if port(server) == taker), "it has no replica")
 
     def move(self, slot: int, target: EmbeddedRedis | None = None) -> None:
         """Move a slot, with its keys; without a target, to the next master."""
@@ -140,7 +147,7 @@ class Nodes:
 
     def join(self) -> EmbeddedRedis:
         """Make a server part of the Cluster, as a master without slots; the server."""
-        server = next(server for server in self.servers if server not in self.members)
+        server = _first((server for server in self.servers if server not in self.members), "there is no spare server")
         for other in self.members:
             ask(other, "CLUSTER", "MEET", "127.0.0.1", port(server))
         self.members.append(server)
@@ -224,7 +231,7 @@ class Move:
         """Move some keys; how many. Where some are here and some are there, nobody gets both (`TRYAGAIN`)."""
         found = ask(self.source, "CLUSTER", "GETKEYSINSLOT", self._slot, count)
         if found:
-            ask(self.source, "MIGRATE", "127.0.0.1", port(self.target), "", 0, 5000, "KEYS", *found)
+            ask(self.source, "MIGRATE", "127.0.0.1", port(self.target), "", 0, MIGRATION, "KEYS", *found)
         return len(found)
 
     def end(self) -> None:
@@ -234,6 +241,13 @@ class Move:
             # Who has given its last slot away may be the target's replica by now.
             if ask(server, "ROLE")[0] == "master":
                 ask(server, "CLUSTER", "SETSLOT", self._slot, "NODE", name)
+
+
+def _first(found: Iterable[_Found], otherwise: str) -> _Found:
+    """The first of them. None is an error; not StopIteration, which does not come out of a thread."""
+    for each in found:
+        return each
+    raise LookupError(otherwise)
 
 
 def _name(server: EmbeddedRedis) -> str:
@@ -268,7 +282,7 @@ def port(server: EmbeddedRedis) -> int:
 
 def ask(server: EmbeddedRedis, *command: Any) -> Any:
     """What a server answers to a command; a dictionary where it answers so, as text."""
-    with redis.Redis.from_url(server.url, decode_responses=True, protocol=2) as client:
+    with redis.Redis.from_url(server.url, decode_responses=True, protocol=2, socket_timeout=2 * PATIENCE) as client:
         connection = client.connection_pool.get_connection()
         try:
             connection.send_command(*command)

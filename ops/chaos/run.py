@@ -38,6 +38,9 @@ from deltabus.topology import clients
 #: Part of the run in which tasks are sent; the rest sees faults strike what is left.
 SENDING: Final = 0.85
 
+#: Seconds after which everything must have been struck, be back and have been accepted, beyond those of the run.
+OVERTIME: Final = 300.0
+
 #: Seconds that everything may take to end, once nothing is done to it any more.
 PATIENCE: Final = 90.0
 
@@ -83,7 +86,12 @@ class Run:
         self._history = History(seed=seed)
 
     async def run(self) -> History:
-        """Let it all happen; what has."""
+        """Let it all happen; what has.
+
+        Raises:
+            ExceptionGroup: something could not be done to it, or not be undone.
+            TimeoutError: something has not come back, or a task was not accepted.
+        """
         async with AsyncExitStack() as stack:
             topology = stack.enter_context(TOPOLOGIES[self._topology](self._history.seed, self._folder))
             provider = stack.enter_context(Provider(self._history.seed, {plan.task: plan for plan in self._plans}))
@@ -103,7 +111,7 @@ class Run:
             producer = Producer(bus, plain, blocking)
             followers = Followers(bus, self._history.seed)
             injector = Injector(self._history.seed, fleet, topology, way, observer)
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.timeout(self._seconds + OVERTIME), asyncio.TaskGroup() as group:
                 group.create_task(injector.run(self._seconds))
                 load = group.create_task(self._send(producer, followers))
             say("nothing is done to it any more; waiting for the rest to end")
@@ -235,7 +243,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         run = Run(seed, options.tasks, options.seconds, options.workers, folder, topology=options.topology)
-        history = runner.run(run.run())
+        try:
+            history = runner.run(run.run())
+        except BaseException:
+            say(f"the run was broken off; worker logs: {folder}")
+            raise
     violations = check(history)
     summary = summarise(history, violations)
     if options.json:
