@@ -135,7 +135,7 @@ def test_a_lookout_that_fails_looks_again(monkeypatch):
         raise ValueError("a bug")
 
     monkeypatch.setattr(post.lookout, "_judge", judge)
-    monkeypatch.setattr("deltabus.monitoring.lookout.INTERVAL", 0.001)
+    monkeypatch.setattr("deltabus.rhythm.LONGEST", 0.001)
     with capture_logs() as lines, post.lookout:
         assert looked.wait(60)
     assert lines[0]["event"] == "the lookout failed, and looks again"

@@ -42,6 +42,9 @@ R = TypeVar("R", bound=Request)
 log = structlog.get_logger("deltabus.engine")
 
 
+#: Part of a heartbeat for which Redis may have told nothing of an attempt: one that is silent is renewed at each.
+HEARD: Final = 0.9
+
 #: Seconds after which a log is renewed at the latest, though Redis answers: others take one that is not for abandoned
 #: (`follow.ABANDONED`; the reconciler after three leases).
 MOST_KEPT: Final = 20.0
@@ -88,7 +91,7 @@ class Engine:
         Those that Redis has just answered know what there is to know: of 5,000 streams that go on, each renewal costs
         as much as a delta.
         """
-        heard, kept = self._settings.heartbeat_interval / 2, min(self._settings.lease, MOST_KEPT)
+        heard, kept = HEARD * self._settings.heartbeat_interval, min(self._settings.lease, MOST_KEPT)
         await self._log.renew([attempt for attempt in self._attempts if attempt.is_due(heard=heard, kept=kept)])
 
     async def lost(self, tasks: Collection[str]) -> set[str]:

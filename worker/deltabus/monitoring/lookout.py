@@ -23,12 +23,10 @@ from typing import Final, Self
 import structlog
 from redis.exceptions import RedisError
 
+from deltabus import rhythm
 from deltabus.monitoring.board import Board
 from deltabus.monitoring.catalogue import CPU, STALLS
 from deltabus.monitoring.pulse import Pulse, Trouble
-
-#: Longest time, in seconds, between two looks at the loop.
-INTERVAL: Final = 2.5
 
 #: How often the lookout asks Redis for jobs within `stall_after`, once it has reason to.
 LOOKS: Final = 6
@@ -84,11 +82,13 @@ class Lookout:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._thread.join(INTERVAL)  # it may be waiting for Redis
+        self._thread.join(rhythm.LONGEST)  # it may be waiting for Redis
 
     def _look(self) -> None:
-        interval = min(INTERVAL, self._lease / 4, self._stall_after / LOOKS or INTERVAL)
-        while not self._over.wait(interval):
+        period = rhythm.period(self._lease)
+        if self._stall_after:
+            period = min(period, self._stall_after / LOOKS)
+        while not self._over.wait(rhythm.pause(period)):
             try:
                 self._measure()
                 self._say(self._judge(time.monotonic()))

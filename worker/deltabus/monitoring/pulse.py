@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from deltabus import rhythm
 from deltabus.monitoring.board import Board, histogram
 from deltabus.monitoring.catalogue import LAG
 from deltabus.telemetry import Observer
-
-#: Longest time, in seconds, between two beats of a loop, and the part of a lease that it is at most. Each wakes a
-#: worker that is idle, and whoever looks waits for a whole lease.
-INTERVAL: Final = 2.5
-BEATS: Final = 4
 
 #: The series on the board.
 _PULSE: Final = ("pulse",)
@@ -82,7 +78,7 @@ class Pulse(Observer):
         Args:
             told: is called at each beat, with the seconds until the next one: of timers, a loop that idles has few.
         """
-        now, pause = time.monotonic(), min(INTERVAL, lease / BEATS)
+        now, pause = time.monotonic(), rhythm.pause(rhythm.period(lease))
         self._runs(now, lease)
         told(pause)
         if self._due:

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from rq.job import JobStatus
 from rq.worker.base import WorkerStatus
 
-from deltabus import keys, telemetry
+from deltabus import keys, rhythm, telemetry
 from deltabus.engine import Engine
 from deltabus.outage import Outage
 from deltabus.temporary import TemporaryFiles
@@ -35,9 +35,6 @@ log = structlog.get_logger("deltabus.worker")
 
 #: Seconds between two renewals of RQ's own leases, which last `ledger.EXECUTION_TTL`.
 RQ_LEASE_INTERVAL: Final = 30.0
-
-#: Longest time, in seconds, between two looks for work that belongs to nobody, where none is known to come earlier.
-PATROL_INTERVAL: Final = 2.5
 
 #: Seconds before maintenance that met an outage is tried again.
 MAINTAIN_AGAIN: Final = 5.0
@@ -126,8 +123,12 @@ class Vigil:
 
     async def _patrol(self) -> None:
         while True:
-            await asyncio.sleep(min(PATROL_INTERVAL, self._worker.settings.lease / 4, self._patrol_due))
+            await asyncio.sleep(min(self._pause(), self._patrol_due))
             await self._patrol_once()
+
+    def _pause(self) -> float:
+        """Seconds until all is done that can wait."""
+        return rhythm.pause(rhythm.period(self._worker.settings.lease))
 
     async def _patrol_once(self, *, born: bool = False) -> bool:
         began = time.monotonic()
@@ -155,7 +156,8 @@ class Vigil:
                     due = time.monotonic() + min(self._worker.settings.lease, self._worker.worker_ttl)
                 except (RedisError, OSError) as exc:
                     self._outage.meets("heartbeat", exc)
-            await asyncio.sleep(self._worker.settings.heartbeat_interval)
+            pause = self._worker.settings.heartbeat_interval
+            await asyncio.sleep(pause if self._slots else min(pause, self._pause()))
 
     async def _beat_once(self) -> None:
         await self._show_again()
@@ -218,9 +220,9 @@ class Vigil:
 
     async def _hear(self, pubsub: PubSub) -> None:
         """Receive what comes, until the line is dead. One that is silent is asked whether it lives."""
-        asked = False
+        asked, patience = False, self._worker.settings.lease / 2
         while True:
-            message = await pubsub.get_message(timeout=self._worker.settings.lease / 2)
+            message = await pubsub.get_message(timeout=patience if asked else rhythm.pause(patience))
             if message is None:
                 if asked:
                     raise RedisConnectionError("the line on which commands come is dead")
