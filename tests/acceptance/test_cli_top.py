@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -154,10 +155,24 @@ def test_a_terminal_that_is_closed_ends_top(redis_url: str, tmp_path: Path) -> N
         assert terminal.process.wait(PATIENCE) == exits.SIGNALLED + signal.SIGHUP
 
 
+#: An interactive shell, for job control.
+SHELL = ("bash", "--norc", "--noprofile", "--noediting", "-i")
+
+
+def in_a_shell(url: str, folder: Path) -> Terminal:
+    return Terminal(SHELL, folder, environ(url, TERM="xterm", PS1="ready> ", HISTFILE="/dev/null"), (160, 30))
+
+
+def has_ended(terminal: Terminal) -> None:
+    """Press Enter until the shell tells that its job was ended by SIGTERM: it does so before a prompt."""
+    end = time.monotonic() + PATIENCE
+    while f"Exit {exits.SIGNALLED + signal.SIGTERM}" not in terminal.shows(lambda shown: "ready> " in shown):
+        assert time.monotonic() < end, terminal.said[-2000:]
+        terminal.press("\n")
+
+
 def test_top_can_be_stopped_and_continued_like_any_job_of_a_shell(redis_url: str, busy: Bus, tmp_path: Path) -> None:
-    variables = environ(redis_url, TERM="xterm", PS1="ready> ", HISTFILE="/dev/null")
-    shell = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
-    with Terminal(shell, tmp_path, variables, (160, 30)) as terminal:
+    with in_a_shell(redis_url, tmp_path) as terminal:
         terminal.shows(lambda shown: "ready> " in shown)
         terminal.press(f"{shlex.join(DELTABUS)} top --every 0.2\n")
         terminal.shows(is_drawn)
@@ -180,10 +195,33 @@ def test_top_can_be_stopped_and_continued_like_any_job_of_a_shell(redis_url: str
         terminal.shows(lambda shown: "Stopped" in shown and "ready> " in shown)
         # A shell lets a stopped job that it ends go on.
         terminal.press("kill %1\n")
-        while f"Exit {exits.SIGNALLED + signal.SIGTERM}" not in terminal.shows(lambda shown: "ready> " in shown):
-            terminal.press("\n")  # that is when it tells of its jobs
+        has_ended(terminal)
         assert terminal.is_sane
         assert "Traceback" not in terminal.said
+
+
+def test_a_stopped_top_that_hears_late_why_it_goes_on_ends(redis_url: str, busy: Bus, tmp_path: Path) -> None:
+    """Another of its threads gets the signal that ends it, and tells it when it goes on already."""
+    program = (
+        "from deltabus.cli import main, terminal\n"
+        "terminal._BEFORE, wait = 60.0, terminal.Terminal._await_an_end\n"
+        "terminal.Terminal._await_an_end = lambda self: (print('it goes on', flush=True), wait(self))\n"
+        "main(['top', '--every', '0.2'])\n"
+    )
+    with in_a_shell(redis_url, tmp_path) as terminal:
+        terminal.shows(lambda shown: "ready> " in shown)
+        terminal.press(f"{shlex.join([sys.executable, '-P', '-c', program])}\n")
+        terminal.shows(is_drawn)
+        terminal.press("\x1a")
+        terminal.shows(lambda shown: "Stopped" in shown and "ready> " in shown)
+        terminal.press("jobs -p\n")
+        job = int(re.findall(r"^(\d+)\r?$", terminal.shows(lambda shown: "ready> " in shown), re.MULTILINE)[0])
+        os.killpg(job, signal.SIGCONT)
+        terminal.shows(lambda shown: "it goes on" in shown)
+        os.killpg(job, signal.SIGTERM)
+        terminal.press("\n")
+        has_ended(terminal)
+        assert terminal.is_sane
 
 
 def test_without_a_terminal_top_names_stats(redis_url: str, tmp_path: Path) -> None:

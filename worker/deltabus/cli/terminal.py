@@ -15,6 +15,7 @@ import signal
 import sys
 import termios
 import threading
+import time
 import tty
 from collections import deque
 from collections.abc import Sequence
@@ -38,6 +39,9 @@ _PIECE: Final = 1024
 
 #: Seconds that a terminal that takes nothing may keep us from leaving it.
 _PATIENCE: Final = 0.2
+
+#: Seconds within which we hear of a signal that went before the one that continues us, on however busy a machine.
+_BEFORE: Final = 1.0
 
 
 class Left(Exception):
@@ -189,7 +193,11 @@ class Terminal:
         self._signals.append(number)
 
     def _take(self) -> None:
-        """Make the terminal ours. In the background, that stops us until we are in the foreground."""
+        """Make the terminal ours, unless we are to end. In the background, that stops us until we are in front."""
+        if not self._is_ours():
+            self._await_an_end()
+        if self._is_to_end:
+            return
         if not self._before:
             self._before = termios.tcgetattr(self._keyboard)
         while True:
@@ -199,7 +207,7 @@ class Terminal:
             except termios.error as exc:
                 if exc.args[0] != errno.EINTR:
                     raise
-                if any(number in _ENDING for number in self._signals):
+                if self._is_to_end:
                     return
         self._write(_ENTER)
 
@@ -231,10 +239,23 @@ class Terminal:
         self._give_back()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
-        # Here, it goes on: by `fg`, or because it is to end.
+        # Here, it goes on: by `fg`, by `bg`, or because it is to end.
         signal.signal(signal.SIGTSTP, self._hear)
-        if not any(number in _ENDING for number in self._signals):
-            self._take()
+        self._take()
+
+    @property
+    def _is_to_end(self) -> bool:
+        return any(number in _ENDING for number in self._signals)
+
+    def _await_an_end(self) -> None:
+        """A shell sends a stopped job the signal that ends it, and then continues it. Another thread may have got the
+        first, and not told us yet: if we asked for the terminal now, that would stop all of us again, and for good.
+        """
+        end = time.monotonic() + _BEFORE
+        while not self._is_to_end and (left := end - time.monotonic()) > 0:
+            if select.select([self._woken], [], [], left)[0]:
+                os.read(self._woken, 4096)
+                self._is_awake = True
 
 
 def _opened(descriptor: int) -> int:
