@@ -45,6 +45,9 @@ models = ["{model}"]
 #: Where the others of ops/deploy have it: beside the URL.
 PASSWORD = "p@ss/w:rd"
 
+#: It keeps what it has, and never waits for the disk: where that is busy, a worker would find it away.
+ARGUMENTS = ("--appendonly", "yes", "--appendfsync", "no")
+
 #: An answer without end, until somebody cancels it.
 ENDLESS = {"echo": {"words": 100_000, "interval": 0.05}}
 #: Two slots to fill; and a lease and a drain that no scene outlives, however busy the machine.
@@ -182,7 +185,7 @@ def begun(folder: Path) -> Iterator[Night]:
     """A night, in an empty folder."""
     refusal = Reply.json({"error": {"message": "wrong key", "type": "authentication_error"}}, 401)
     with (
-        EmbeddedRedis(args=("--appendonly", "yes", "--requirepass", PASSWORD)) as server,
+        EmbeddedRedis(args=(*ARGUMENTS, "--requirepass", PASSWORD)) as server,
         ScriptedServer(default=lambda _: refusal) as provider,
         Talker(folder) as talker,
         Reader(folder) as reader,

@@ -19,6 +19,10 @@ from deltabus.events import AnyEvent, Completed, Delta, Started
 from deltabus.testing import ScriptedServer, check_events
 from deltabus.topology import clients
 
+#: Of a Redis that remembers everything when its process dies. It never waits for the disk: where that is busy, short
+#: leases would run out.
+DURABLE = ("--appendonly", "yes", "--appendfsync", "no")
+
 #: Leases as short as a machine with a busy neighbour keeps them.
 FAST = {"DELTABUS_LEASE": "2", "DELTABUS_HEARTBEAT_INTERVAL": "0.5", "DELTABUS_RETRY_DELAY": "0.05"}
 
@@ -159,7 +163,7 @@ def scene(fresh_redis: EmbeddedRedis) -> Iterator[Scene]:
 @pytest.fixture
 def durable() -> Iterator[Scene]:
     """A Redis that remembers everything over a restart."""
-    with EmbeddedRedis(args=["--appendonly", "yes", "--appendfsync", "always"]) as server:
+    with EmbeddedRedis(args=DURABLE) as server:
         scene = Scene(server)
         yield scene
         scene.close()

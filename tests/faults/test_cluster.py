@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import redis
 from clustersite import PREFIX, Site
-from faults import attempts
+from faults import DURABLE, attempts
 from processes import DELTABUS, PATIENCE, deltabus
 from processes import run as run_to_its_end
 from redis.client import Pipeline
@@ -38,7 +38,7 @@ from deltabus.topology.ownconnection import own_connection
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    with Nodes(args=["--appendonly", "yes", "--appendfsync", "always"]) as nodes:
+    with Nodes(args=DURABLE) as nodes:
         yield nodes
 
 

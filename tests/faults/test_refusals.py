@@ -41,7 +41,6 @@ def master_down(scene: Scene) -> Iterator[str]:
 @contextlib.contextmanager
 def no_disk(scene: Scene) -> Iterator[str]:
     """Its files may not grow any more: writing the append-only file fails as it does on a full disk."""
-    scene.redis.config_set("appendfsync", "everysec")  # with `always`, Redis ends itself
     pid = scene.server.pid
     limit = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     files = [path for path in scene.server.directory.rglob("appendonly*") if path.is_file()]
